@@ -1,0 +1,116 @@
+"""What the command-line programs share: flags from dataclasses, and one line for an error."""
+
+import dataclasses
+import os
+import sys
+import tempfile
+
+from absl import app, flags, logging
+
+from arm_tf import config, data, run_folder
+
+flags.disclaim_key_flags()  # --help lists the flags under the program, not under this module
+
+USER_ERRORS = (config.ConfigError, data.DataError, run_folder.RunError)
+
+
+def define_flags(names=None):
+    """Defines an absl flag for each field of `config.Config`, or for those named."""
+    for field in dataclasses.fields(config.Config):
+        if names and field.name not in names:
+            continue
+        help = field.metadata["help"]
+        if field.metadata["choices"]:
+            help += f" One of: {', '.join(field.metadata['choices'])}."
+        if field.type is bool:
+            flags.DEFINE_bool(field.name, field.default, help)
+        elif field.type is tuple:
+            flags.DEFINE_list(field.name, list(map(str, field.default)), help)
+        elif field.type in (int, int | None):
+            flags.DEFINE_integer(field.name, field.default, help)
+        elif field.type is float:
+            flags.DEFINE_float(field.name, field.default, help)
+        else:
+            flags.DEFINE_string(field.name, field.default, help)
+
+
+def config_from_flags():
+    """The configuration that the parsed flags describe.
+
+    Raises:
+      config.ConfigError: a value outside its limits.
+    """
+    values = {f.name: flags.FLAGS[f.name].value for f in dataclasses.fields(config.Config)}
+    for name, value in values.items():
+        if isinstance(value, list):
+            try:
+                values[name] = tuple(float(number) for number in value)
+            except ValueError:
+                raise config.ConfigError(
+                    f"--{name} must be numbers separated by commas, received {','.join(value)!r}."
+                ) from None
+    return config.Config(**values)
+
+
+def run(main):
+    """Runs `main()` after flags are parsed; an error of use is one line and exit status 1 or 2.
+
+    TensorFlow is loaded by `main`, not before, so that `--help` and flag errors are quick.
+    """
+
+    def guarded_main(argv):
+        if argv[1:]:
+            _exit(2, f"Unexpected argument {argv[1]!r}; settings are given as --name=value.")
+        try:
+            return main()
+        except config.ConfigError as error:
+            _exit(2, error)
+        except USER_ERRORS as error:
+            _exit(1, error)
+
+    # Products of 50-row matrices are too small to share between threads.
+    xla_flags = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = f"--xla_cpu_multi_thread_eigen=false {xla_flags}".strip()
+    app.run(guarded_main, flags_parser=_parse_flags)
+
+
+def load_tensorflow():
+    """Imports TensorFlow and starts its devices without the notes that it prints meanwhile.
+
+    They are shown after all if that fails, or where the user has set TF_CPP_MIN_LOG_LEVEL.
+    """
+    logging.set_verbosity(logging.WARNING)
+    if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
+        return
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as notes:
+        os.dup2(notes.fileno(), 2)
+        try:
+            import tensorflow
+
+            tensorflow.zeros([])
+        except BaseException:
+            notes.seek(0)
+            os.write(stderr, notes.read())
+            raise
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+
+
+def _parse_flags(argv):
+    try:
+        return app.parse_flags_with_usage(argv) if _asks_for_help(argv) else flags.FLAGS(argv)
+    except flags.Error as error:
+        _exit(2, f"{str(error).removeprefix('ERROR:: ')} (--help lists the flags)")
+
+
+def _asks_for_help(argv):
+    return any(argument.lstrip("-").startswith("help") for argument in argv[1:])
+
+
+def _exit(status, message):
+    print("Error:", " ".join(str(message).split()), file=sys.stderr)
+    sys.exit(status)

@@ -1,0 +1,192 @@
+"""The settings of a run and their limits."""
+
+import dataclasses
+import hashlib
+import json
+import math
+import re
+import typing
+
+from arm_tf import data, estimators
+
+_WHERE = {"logdir", "name", "data_dir"}  # fields that do not change what is computed
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be used; the message is one line: which, what was given, what may."""
+
+
+def _setting(default, help, choices=None, low=None):
+    """A field with its help text, its choices, and its least value (numbers; > 0 for floats)."""
+    return dataclasses.field(default=default, metadata=dict(help=help, choices=choices, low=low))
+
+
+def paper_batch_size(dataset):
+    """Images a step for a data set in the paper's experiments; int."""
+    return 25 if dataset.startswith("omniglot") else 50
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Everything that determines a training run, with the defaults of `python -m arm_tf.train`.
+
+    Raises:
+      ConfigError: a value outside its limits.
+    """
+
+    dataset: str = _setting("glyphs", "Which data to train on.", data.DATASETS)
+    data_dir: str | None = _setting(
+        None, "Folder with data files that are already there; unset: download on first use."
+    )
+    valid_images: int | None = _setting(
+        None, "Use only the first so many validation images; unset: all.", low=1)
+    test_images: int | None = _setting(None, "Use only the first so many test images; unset: all.", low=1)
+
+    layers: int = _setting(1, "Number of stochastic layers.", low=1)
+    network: str = _setting(
+        "linear",
+        "Maps between layers: one dense layer, or two more with leaky ReLU before it.",
+        ("linear", "nonlinear"),
+    )
+    units: int = _setting(200, "Units in each stochastic and each deterministic layer.", low=1)
+    leaky_slope: float = _setting(0.1, "Slope of the leaky ReLU below zero.", low=0)
+    input_scaling: str = _setting(
+        "none",
+        "What the encoder sees of the pixels x: x, 2x - 1, or x minus the mean training image.",
+        ("none", "symmetric", "centered"),
+    )
+    code_scaling: str = _setting(
+        "none", "What every map sees of binary units b: b or 2b - 1.", ("none", "symmetric")
+    )
+    prior: str = _setting(
+        "learned",
+        "Logits of the top layer's prior: learned from zero, or fixed at zero.",
+        ("learned", "uniform"),
+    )
+    output_bias: str = _setting(
+        "zeros",
+        "Initial bias of the map to the pixels: zero, or the logit of the mean training image.",
+        ("zeros", "data_mean"),
+    )
+
+    estimator: str = _setting("arm", "Gradient estimator.", tuple(sorted(estimators.TABLE)))
+    num_samples: int = _setting(1, "Noise samples that the estimator averages over.", low=1)
+    decoder_samples: str = _setting(
+        "independent",
+        "Where the gradient of decoder and prior comes from: one further independent sample, "
+        "or the samples of the estimator, which saves an evaluation.",
+        ("independent", "antithetic"),
+    )
+
+    learning_rate: float = _setting(1e-4, "Adam's step size, encoder and decoder.", low=0)
+    encoder_betas: tuple = _setting((0.9, 0.999), "Adam's decay rates for the encoder.")
+    decoder_betas: tuple = _setting((0.9, 0.999), "Adam's decay rates for the decoder.")
+    prior_learning_rate: float = _setting(0.01, "Step size of the prior's plain SGD.", low=0)
+    batch_size: int | None = _setting(
+        None, "Images a step; unset: the paper's, 25 for OMNIGLOT and 50 otherwise.", low=1)
+    epochs: int = _setting(
+        100, "Passes over the training images; the last, incomplete batch of each is left out.", low=1)
+    max_steps: int | None = _setting(None, "Stop after so many steps, also in mid-epoch.", low=1)
+    seed: int = _setting(0, "Determines initial weights, order of images, and noise.", low=0)
+
+    eval_every: int = _setting(1, "Epochs between evaluations.", low=1)
+    eval_samples: int = _setting(100, "Samples of the validation bound on -log p(x).", low=1)
+    test_samples: int = _setting(1000, "Samples of the final bounds on -log p(x).", low=1)
+    steps_per_loop: int = _setting(100, "Steps in one call of the compiled loop.", low=1)
+    jit: bool = _setting(True, "Compile with XLA.")
+
+    logdir: str = _setting("runs", "Folder that holds the folders of runs.")
+    name: str | None = _setting(None, "Name of the run's folder; unset: built from the settings.")
+
+    def __post_init__(self):
+        if self.batch_size is None:
+            object.__setattr__(self, "batch_size", paper_batch_size(self.dataset))
+        for field in dataclasses.fields(self):
+            _check(field, getattr(self, field.name))
+        if self.name is None:
+            object.__setattr__(self, "name", self._default_name())
+
+    def _default_name(self):
+        """Names the settings that people vary, and a digest of any others that are not default."""
+        named = {"dataset", "network", "layers", "estimator", "seed"}
+        name = f"{self.dataset}-{self.network}-{self.layers}-{self.estimator}-seed{self.seed}"
+        others = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name not in named | _WHERE
+            and getattr(self, field.name) != field.default
+        }
+        if self.batch_size == paper_batch_size(self.dataset):
+            del others["batch_size"]
+        if others:
+            digest = hashlib.sha256(json.dumps(others, sort_keys=True).encode()).hexdigest()
+            name += f"-{digest[:8]}"
+        return name
+
+    def differences(self, other):
+        """Names of the settings in which two runs differ, other than where their files are."""
+        return [
+            field.name
+            for field in dataclasses.fields(self)
+            if field.name not in _WHERE and getattr(self, field.name) != getattr(other, field.name)
+        ]
+
+    @classmethod
+    def from_dict(cls, values):
+        """The configuration that `dataclasses.asdict` gave, also after a trip through JSON.
+
+        Raises:
+          ConfigError: an unknown or unusable setting.
+        """
+        unknown = sorted(set(values) - {field.name for field in dataclasses.fields(cls)})
+        if unknown:
+            raise ConfigError(f"Unknown settings: {', '.join(unknown)}.")
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+    def flag_file(self):
+        """The configuration as the text of a flag file, one `--name=value` a line."""
+        return flag_file(dataclasses.asdict(self))
+
+
+def flag_file(settings):
+    """The text of a flag file for a dict of settings; those that are None are left out."""
+    lines = []
+    for name, value in settings.items():
+        if isinstance(value, bool):
+            lines.append(f"--{'' if value else 'no'}{name}\n")
+        elif value is not None:
+            text = ",".join(map(repr, value)) if isinstance(value, tuple) else value
+            lines.append(f"--{name}={text}\n")
+    return "".join(lines)
+
+
+def _check(field, value):
+    """Raises ConfigError unless `value` suits the field's type, choices and least value."""
+
+    def refuse(expected):
+        raise ConfigError(f"--{field.name} must be {expected}, received {value!r}.")
+
+    types = typing.get_args(field.type) or (field.type,)
+    choices, low = field.metadata["choices"], field.metadata["low"]
+    if value is None and type(None) in types:
+        return
+    if choices and value not in choices:
+        refuse(f"one of {', '.join(choices)}")
+    if bool in types and not isinstance(value, bool):
+        refuse("true or false")
+    if int in types and (type(value) is not int or value < low):
+        refuse(f"an integer of at least {low}")
+    if float in types and not (_is_number(value) and value >= low):
+        refuse(f"a finite number of at least {low}")
+    if tuple in types and not (
+        isinstance(value, tuple) and len(value) == 2 and all(_is_number(v, 1) for v in value)
+    ):
+        refuse("two numbers of at least 0 and below 1, such as 0.9,0.999")
+    if str in types and (not isinstance(value, str) or not value):
+        refuse("a text that is not empty")
+    if field.name == "name" and not re.fullmatch(r"[\w=+,-][\w=+,.-]{0,199}", value):
+        refuse("a folder name of letters, digits and any of _ - + = , . (not first)")
+
+
+def _is_number(value, below=math.inf):
+    return type(value) in (int, float) and 0 <= value < below

@@ -1,0 +1,49 @@
+"""Bounds of a trained model: `python -m arm_tf.evaluate --run=runs/NAME --split=test`."""
+
+import pathlib
+
+from absl import flags
+
+from arm_tf import cli, config, data, run_folder
+
+
+def main():
+    values = flags.FLAGS
+    if values.run is None:
+        raise config.ConfigError("--run must name the folder of a run, received nothing.")
+    if values.split not in ("train", "valid", "test"):
+        raise config.ConfigError(
+            f"--split must be one of train, valid, test, received {values.split!r}."
+        )
+    if values.samples < 1:
+        raise config.ConfigError(
+            f"--samples must be an integer of at least 1, received {values.samples}."
+        )
+    folder = pathlib.Path(values.run)
+    settings = run_folder.read_config(folder)
+    dataset = data.load(
+        settings.dataset,
+        values.data_dir or settings.data_dir,
+        settings.valid_images,
+        settings.test_images,
+    )
+    run_folder.check_data(folder, dataset)
+
+    cli.load_tensorflow()
+    from arm_tf import training
+
+    bounds = training.evaluate_run(folder, settings, dataset, values.split, values.samples)
+    print(
+        f"{values.split} bound on -log p(x): {bounds.nll:.2f} ± {bounds.nll_stderr:.2f} nats, "
+        f"negative ELBO {bounds.neg_elbo:.2f} nats "
+        f"({values.samples:,} samples, {bounds.images:,} images"
+        f"{'' if dataset.published else '; not the published data'})."
+    )
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("run", None, "Folder of the run, such as runs/NAME.")
+    flags.DEFINE_string("split", "test", "Images to evaluate on: train, valid or test.")
+    flags.DEFINE_integer("samples", 1000, "Samples of the bound for each image.")
+    flags.DEFINE_string("data_dir", None, "Folder with the data files; unset: the run's own.")
+    cli.run(main)

@@ -1,0 +1,106 @@
+"""Bounds on -log p(x) over a set of images, in pieces of bounded memory."""
+
+import concurrent.futures
+import dataclasses
+import math
+import os
+
+import numpy as np
+import tensorflow as tf
+
+from arm_tf import noise
+
+_ROWS = 2500  # images times samples in one piece
+_SAMPLES = 25  # samples in one piece
+
+
+@dataclasses.dataclass(frozen=True)
+class Bounds:
+    """Averages over images, in nats.
+
+    Attributes:
+      nll: the bound on -log p(x), -log (1/S) sum_s w_s.
+      nll_stderr: standard error of `nll` over the images.
+      neg_elbo: the negative ELBO, -(1/S) sum_s log w_s.
+      images: how many there are.
+    """
+
+    nll: float
+    nll_stderr: float
+    neg_elbo: float
+    images: int
+
+
+class Evaluator:
+    """Multi-sample bounds of a model with fixed noise, so that evaluations can be compared.
+
+    Args:
+      model: has `num_layers`, `units` and `log_weights(x, u)`.
+      images: uint8 [N, pixels], zeros and ones.
+      num_samples: int S >= 1.
+      key: uint64 [1] from `noise.key`.
+      jit: whether to compile with XLA.
+    """
+
+    def __init__(self, model, images, num_samples, key, jit=True):
+        self.model, self.images, self.num_samples, self.key = model, images, num_samples, key
+        self.samples = min(num_samples, _SAMPLES)
+        self.rows = min(len(images), _ROWS // self.samples)
+        self.piece = tf.function(self._piece, jit_compile=jit, autograph=False)
+
+    def _piece(self, x, u, count):
+        """log sum_s w_s and sum_s log w_s over the first `count` samples; float [images] each."""
+        log_w = self.model.log_weights(tf.cast(x, tf.float32), u)
+        used = (tf.range(self.samples) < count)[:, tf.newaxis]
+        log_sum = tf.reduce_logsumexp(tf.where(used, log_w, -math.inf), axis=0)
+        return log_sum, tf.reduce_sum(tf.where(used, log_w, 0.0), axis=0)
+
+    def __call__(self, progress=lambda fraction: None):
+        """The bounds at the model's present weights.
+
+        Pieces run on all cores at once and are put together in order, so that the result is the
+        same on every call.
+
+        Args:
+          progress: called with the fraction done after each piece; may raise to stop.
+
+        Returns:
+          `Bounds`.
+        """
+        pieces = -(-self.num_samples // self.samples)
+        starts = range(0, len(self.images), self.rows)
+        shape = [1, self.model.num_layers, self.samples, self.rows, self.model.units]
+
+        def run(job):
+            i, j = divmod(job, pieces)
+            x = self.images[starts[i] : starts[i] + self.rows]
+            missing = self.rows - len(x)
+            if missing:
+                x = np.pad(x, [(0, missing), (0, 0)])
+            u = noise.uniforms(self.key, job, shape)[0]
+            count = min(self.samples, self.num_samples - j * self.samples)
+            log_sum, log_w = self.piece(x, u, tf.constant(count))
+            return [values.numpy()[: self.rows - missing] for values in (log_sum, log_w)]
+
+        log_sums, log_ws = [], []
+        jobs = range(len(starts) * pieces)
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            try:
+                for job, (log_sum, log_w) in enumerate(pool.map(run, jobs)):
+                    log_sums.append(log_sum.astype(np.float64))
+                    log_ws.append(log_w.astype(np.float64))
+                    progress((job + 1) / len(jobs))
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+        each = lambda values, reduce: np.concatenate(  # noqa: E731
+            [reduce(values[i : i + pieces]) for i in range(0, len(jobs), pieces)]
+        )
+        nll = math.log(self.num_samples) - each(log_sums, np.logaddexp.reduce)
+        neg_elbo = -each(log_ws, lambda v: np.sum(v, axis=0)) / self.num_samples
+        return Bounds(
+            nll=float(nll.mean()),
+            nll_stderr=float(nll.std(ddof=1) / math.sqrt(len(nll))) if len(nll) > 1 else math.nan,
+            neg_elbo=float(neg_elbo.mean()),
+            images=len(nll),
+        )

@@ -1,0 +1,202 @@
+"""Glyphs: images of characters in the fonts that matplotlib ships.
+
+A data set that needs no download, about the size of OMNIGLOT: letters, digits, mathematical and
+currency signs of many scripts, 28 x 28 grey levels, split so that no character is in two splits.
+"""
+
+import collections
+import importlib.metadata
+import os
+import pathlib
+import tempfile
+import unicodedata
+
+import numpy as np
+from absl import logging
+
+FONTS = (
+    "DejaVuSans",
+    "DejaVuSans-Bold",
+    "DejaVuSans-Oblique",
+    "DejaVuSans-BoldOblique",
+    "DejaVuSansMono",
+    "DejaVuSansMono-Bold",
+    "DejaVuSansMono-Oblique",
+    "DejaVuSansMono-BoldOblique",
+    "DejaVuSerif",
+    "DejaVuSerif-Bold",
+    "DejaVuSerif-Italic",
+    "DejaVuSerif-BoldItalic",
+    "STIXGeneral",
+    "STIXGeneralBol",
+    "STIXGeneralItalic",
+    "STIXGeneralBolIta",
+)
+CATEGORIES = ("Lu", "Ll", "Lt", "Lo", "Nd", "Nl", "No", "Sm", "Sc")
+INK = (0.05, 0.45)  # mean grey level: leaves out specks and solid blocks
+SIZES = {"train": 21_000, "valid": 2_000, "test": 5_000}
+
+_SIDE = 28
+_GLYPH_SIDE = 24  # the longer side of a glyph's box, which leaves a margin of two pixels
+_ZOOM = 4  # glyphs are drawn this much larger, then averaged over boxes
+_SEED = 28
+_VERSION = 1  # of the images; part of the cached file's name
+
+
+def load(cache_folder):
+    """The three splits, from the cache if they are there, else rendered and cached.
+
+    Args:
+      cache_folder: path of the folder for the cached file; made if missing.
+
+    Returns:
+      (train, valid, test), uint8 grey levels [N, 784] with the sizes in `SIZES`.
+
+    Raises:
+      OSError: matplotlib's fonts are not where they should be.
+      ValueError: the fonts hold too few distinct glyphs.
+    """
+    matplotlib_version = importlib.metadata.version("matplotlib")
+    name = f"arm_tf_glyphs_{_VERSION}_matplotlib_{matplotlib_version}.npz"
+    path = pathlib.Path(cache_folder) / name
+    try:
+        return _read(path)
+    except Exception as error:  # whatever is wrong with the cached file, rendering mends it
+        if not isinstance(error, FileNotFoundError):
+            logging.warning("%s: cannot be used (%s); rendering it again", path, error)
+    images, characters = render()
+    splits = tuple(images[indices].reshape(-1, _SIDE**2) for indices in split(images, characters))
+    try:
+        _write(path, splits)
+    except OSError as error:
+        logging.warning("%s: cannot be written (%s); rendering again next time", path, error)
+    return splits
+
+
+def render():
+    """Images of every usable character in every font.
+
+    A glyph is scaled to fit a box of 24 x 24 pixels, its aspect kept, and centred. Left out are
+    characters outside `CATEGORIES` and images with a mean grey level outside `INK`.
+
+    Returns:
+      (images, characters): uint8 [N, 28, 28], and a list of N one-character strings. An image
+      occurs more than once where characters or fonts share a shape.
+    """
+    import matplotlib
+    from matplotlib import ft2font
+
+    folder = pathlib.Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+    images, characters = [], []
+    for name in FONTS:
+        font = ft2font.FT2Font(str(folder / f"{name}.ttf"))
+        for character in map(chr, sorted(font.get_charmap())):
+            if unicodedata.category(character) not in CATEGORIES:
+                continue
+            image = _render_glyph(font, character)
+            if INK[0] <= image.mean() / 255 <= INK[1]:
+                images.append(image)
+                characters.append(character)
+    return np.stack(images), characters
+
+
+def split(images, characters):
+    """Indices of the training, validation and test images, all of which look different.
+
+    Two images look the same if they agree once thresholded at half grey. Characters that look
+    the same in any font, as Latin A and Greek Alpha do, or that are one letter in another case
+    or style, stay together, so that neither a character nor a look-alike is in two splits.
+
+    Args:
+      images: uint8 [N, 28, 28].
+      characters: N one-character strings.
+
+    Returns:
+      (train, valid, test), int arrays with the sizes in `SIZES`, in random order.
+
+    Raises:
+      ValueError: there are too few distinct images.
+    """
+    first = {}  # a look -> index of the first image that has it
+    parents = {}
+    for index, (image, character) in enumerate(zip(images, characters, strict=True)):
+        look = np.packbits(image > 127).tobytes()
+        twin = characters[first.setdefault(look, index)]
+        letter = unicodedata.normalize("NFKC", character).casefold()
+        parents[_root(parents, character)] = _root(parents, twin)
+        parents[_root(parents, character)] = _root(parents, letter)
+
+    groups = collections.defaultdict(list)
+    for index in first.values():
+        groups[_root(parents, characters[index])].append(index)
+
+    rng = np.random.default_rng(_SEED)
+    groups = [list(group) for group in groups.values()]
+    rng.shuffle(groups)
+    splits = {}
+    for name in ("test", "valid", "train"):
+        indices = []
+        while groups and (name == "train" or len(indices) < SIZES[name]):
+            indices += groups.pop()
+        if len(indices) < SIZES[name]:
+            raise ValueError(
+                f"expected {SIZES[name]} distinct glyphs for the {name} split, "
+                f"found {len(indices)}"
+            )
+        splits[name] = rng.permutation(indices)[: SIZES[name]]
+    return splits["train"], splits["valid"], splits["test"]
+
+
+def _root(parents, item):
+    """The representative of an item's set in a union-find forest."""
+    while parents.setdefault(item, item) != item:
+        parents[item] = parents[parents[item]]
+        item = parents[item]
+    return item
+
+
+def _render_glyph(font, character):
+    """One character as uint8 [28, 28]; all zero if it has no ink."""
+    side, box = _ZOOM * _SIDE, _ZOOM * _GLYPH_SIDE
+    bitmap = _draw(font, character, size=box)
+    if bitmap.size:
+        bitmap = _draw(font, character, size=box * box / max(bitmap.shape))
+    canvas = np.zeros((side, side), np.uint8)
+    height, width = bitmap.shape
+    top, left = (side - height) // 2, (side - width) // 2
+    canvas[top : top + height, left : left + width] = bitmap
+    boxes = canvas.reshape(_SIDE, _ZOOM, _SIDE, _ZOOM)
+    return np.rint(boxes.mean(axis=(1, 3))).astype(np.uint8)
+
+
+def _draw(font, character, size):
+    """A character's bitmap at a font size in pixels, cropped to its ink."""
+    from matplotlib import ft2font
+
+    font.set_size(size, 72)
+    font.set_text(character, flags=ft2font.LoadFlags.NO_HINTING)
+    font.draw_glyphs_to_bitmap(antialiased=True)
+    bitmap = np.array(font.get_image())
+    rows, columns = np.flatnonzero(bitmap.any(axis=1)), np.flatnonzero(bitmap.any(axis=0))
+    if not rows.size:
+        return bitmap[:0, :0]
+    return bitmap[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
+
+def _read(path):
+    """The splits in a cached file; raises if it is not as `_write` leaves it."""
+    with np.load(path, allow_pickle=False) as archive:
+        splits = tuple(archive[name] for name in SIZES)
+    for images, size in zip(splits, SIZES.values(), strict=True):
+        if images.shape != (size, _SIDE**2) or images.dtype != np.uint8:
+            raise ValueError(f"expected uint8 [{size}, {_SIDE**2}], found {images.shape}")
+    return splits
+
+
+def _write(path, splits):
+    """Writes the cached file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".arm_tf_") as scratch:
+        part = pathlib.Path(scratch) / path.name
+        np.savez_compressed(part, **dict(zip(SIZES, splits, strict=True)))
+        os.replace(part, path)

@@ -1,0 +1,265 @@
+"""Binary variational autoencoders with any number of stochastic layers."""
+
+import functools
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from arm_tf import bernoulli, estimators, layers
+
+
+class BinaryVAE(keras.Model):
+    """Binary VAE with T stochastic layers of Bernoulli units (Yin & Zhou 2019, section 3.2).
+
+    Recognition q(b_1|x) q(b_2|b_1) … q(b_T|b_{T-1}), generation p(b_T) … p(b_1|b_2) p(x|b_1),
+    every factor a vector of Bernoulli units whose logits are a map of what it is given. A map
+    is one dense layer ("linear") or two dense layers with leaky ReLU before that one
+    ("nonlinear"); kernels are Glorot uniform, biases zero.
+
+    Args:
+      pixels: int, the size of x.
+      num_layers: int T >= 1.
+      network: "linear" or "nonlinear".
+      units: int, width of stochastic and deterministic layers.
+      leaky_slope: float, slope of the leaky ReLU below zero.
+      input_scaling: what the encoder sees of x: "none", x; "symmetric", 2x - 1; "centered",
+        x - pixel_mean.
+      code_scaling: what every map sees of a code b: "none", b; "symmetric", 2b - 1.
+      prior: "learned" logits of p(b_T), from zero, or "uniform", fixed at zero.
+      output_bias: of the map to the pixels: "zeros", or "data_mean", the logit of pixel_mean.
+      pixel_mean: float [pixels], mean of the training images; needed for "centered" and
+        "data_mean" alone.
+      seed: int, of the initial weights.
+
+    Raises:
+      ValueError: an unknown choice, or one that needs the pixel_mean without it.
+    """
+
+    def __init__(
+        self,
+        pixels=784,
+        num_layers=1,
+        network="linear",
+        units=200,
+        leaky_slope=0.1,
+        input_scaling="none",
+        code_scaling="none",
+        prior="learned",
+        output_bias="zeros",
+        pixel_mean=None,
+        seed=0,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        seeds = iter(np.random.SeedSequence(seed).generate_state(2 * num_layers * 3).tolist())
+        mean = None if pixel_mean is None else np.asarray(pixel_mean)
+        scalings = {"none": (1.0, 0.0), "symmetric": (2.0, -1.0)}
+        b_scaling = _choose("code_scaling", code_scaling, scalings)
+        if mean is not None:
+            scalings["centered"] = (1.0, -mean)
+        x_scaling = _choose("input_scaling", input_scaling, scalings)
+        hidden_layers = _choose("network", network, {"linear": 0, "nonlinear": 2})
+        biases = {"zeros": "zeros"}
+        if mean is not None:
+            biases["data_mean"] = _logit_initializer(mean)
+        output_bias = _choose("output_bias", output_bias, biases)
+
+        def make_map(inputs, outputs, scaling, name, bias="zeros"):
+            dense = lambda size, **kwargs: keras.layers.Dense(  # noqa: E731
+                size,
+                kernel_initializer=keras.initializers.GlorotUniform(seed=next(seeds)),
+                dtype=self.dtype,
+                **kwargs,
+            )
+            scale, offset = scaling
+            stack = [keras.layers.Rescaling(scale, offset, dtype=self.dtype)]
+            for _ in range(hidden_layers):
+                stack.append(dense(units))
+                stack.append(keras.layers.LeakyReLU(leaky_slope, dtype=self.dtype))
+            stack.append(dense(outputs, bias_initializer=bias))
+            stochastic_map = keras.Sequential(stack, name=name)
+            stochastic_map.build((None, inputs))
+            return stochastic_map
+
+        self.encoder = [
+            make_map(
+                units if t else pixels, units, b_scaling if t else x_scaling, f"encoder_{t + 1}"
+            )
+            for t in range(num_layers)
+        ]
+        self.decoder = [
+            make_map(
+                units,
+                units if t else pixels,
+                b_scaling,
+                f"decoder_{t + 1}",
+                "zeros" if t else output_bias,
+            )
+            for t in range(num_layers)
+        ]
+        self.prior_logits = self.add_weight(
+            shape=(units,),
+            initializer="zeros",
+            trainable=_choose("prior", prior, {"learned": True, "uniform": False}),
+            name="prior_logits",
+        )
+        self.units = units
+        self.built = True
+
+    @property
+    def num_layers(self):
+        """Number of stochastic layers, T."""
+        return len(self.encoder)
+
+    @property
+    def variable_groups(self):
+        """Variables by the part of the model that trains them: encoder, decoder, prior."""
+        return {
+            "encoder": [v for m in self.encoder for v in m.trainable_variables],
+            "decoder": [v for m in self.decoder for v in m.trainable_variables],
+            "prior": [self.prior_logits] if self.prior_logits.trainable else [],
+        }
+
+    def noise_rows(self, estimator="arm", num_samples=1, decoder_samples="independent"):
+        """Rows of uniform noise that `losses` needs for one datum; int."""
+        rows = layers.path_noise_rows(self.num_layers, estimator, num_samples)
+        return rows + self.num_layers * _is_independent(decoder_samples)
+
+    def evaluations(self, estimator="arm", num_samples=1, decoder_samples="independent"):
+        """Evaluations of f = log w that `losses` makes for one datum; int."""
+        per_layer = num_samples * estimators.get(estimator).evaluations
+        return self.num_layers * per_layer + _is_independent(decoder_samples)
+
+    def losses(
+        self, x, u, estimator="arm", num_samples=1, decoder_samples="independent"
+    ):
+        """Negative ELBO of each datum, once for each part of the model that has its own gradient.
+
+        With f(b_{1:T}) = log p(x, b_{1:T}) - log q(b_{1:T}|x), both are estimates of -E_q[f].
+
+        Args:
+          x: float [..., pixels], zeros and ones.
+          u: float [noise_rows(...), ..., units], uniform noise.
+          estimator: a name from `arm_tf.estimators.TABLE`.
+          num_samples: int K >= 1.
+          decoder_samples: where the gradient of decoder and prior comes from: "independent",
+            one further sample of b_{1:T}, as the paper's authors do, or "antithetic", the
+            average over the samples that the estimator evaluates for the encoder.
+
+        Returns:
+          encoder_loss: float [...], in nats, to be differentiated in the encoder's variables.
+          decoder_loss: float [...], in nats, to be differentiated in those of decoder and prior.
+        """
+
+        f = functools.partial(self.log_weight, x)
+        independent = _is_independent(decoder_samples)
+        rows = u[: -self.num_layers] if independent else u
+        surrogate, f_mean = layers.path_expectation(
+            f, self.encoder_maps, x, rows, estimator=estimator, num_samples=num_samples
+        )
+        if independent:
+            noise = [row[tf.newaxis] for row in tf.unstack(u[-self.num_layers :])]
+            f_mean = f(*self.sample(x, noise))[0]
+        return -surrogate, -f_mean
+
+    def log_weight(self, x, path, path_logits):
+        """log w = log p(x, b_{1:T}) - log q(b_{1:T} | x).
+
+        Args:
+          x: float [..., pixels].
+          path: T arrays b_t, float [S, ..., units] or [1, ..., units] where all S share one.
+          path_logits: the logits of q that they were drawn from, shapes likewise.
+
+        Returns:
+          float [S, ...], in nats.
+        """
+        log_w = bernoulli.log_prob(path[-1], self.prior_logits)
+        for b, below, decoder_map in zip(path, [x, *path], self.decoder, strict=False):
+            log_w += bernoulli.log_prob(below, _apply(decoder_map, b))
+        for b, logits in zip(path, path_logits, strict=True):
+            log_w -= bernoulli.log_prob(b, logits)
+        return log_w
+
+    def sample(self, x, noise):
+        """Paths b_{1:T} ~ q(b_{1:T}|x) and their logits, as `arm_tf.layers.sample_path`."""
+        return layers.sample_path(self.encoder_maps, x, noise)
+
+    def log_weights(self, x, u):
+        """log w of S independent paths.
+
+        Args:
+          x: float [..., pixels].
+          u: float [T, S, ..., units], uniform noise.
+
+        Returns:
+          float [S, ...], in nats.
+        """
+        return self.log_weight(x, *self.sample(x, tf.unstack(u)))
+
+    def decode(self, b, u):
+        """Pixel probabilities p(x_d = 1 | b_1), b_1 reached from the top layer's units.
+
+        Args:
+          b: float [..., units], units of the top layer.
+          u: float [T - 1, ..., units], noise for the layers below it, top first.
+
+        Returns:
+          float [..., pixels].
+        """
+        for decoder_map, noise in zip(self.decoder[:0:-1], tf.unstack(u), strict=True):
+            b = bernoulli.sample(_apply(decoder_map, b), noise)
+        return tf.sigmoid(_apply(self.decoder[0], b))
+
+    def generate(self, u):
+        """Pixel probabilities of samples from the model.
+
+        Args:
+          u: float [T, ..., units], uniform noise, top layer first.
+
+        Returns:
+          float [..., pixels].
+        """
+        return self.decode(bernoulli.sample(self.prior_logits, u[0]), u[1:])
+
+    def reconstruct(self, x, u):
+        """Pixel probabilities p(x | b_1) at one sample b_1 ~ q(b_1 | x).
+
+        Args:
+          x: float [..., pixels].
+          u: float [..., units], uniform noise.
+
+        Returns:
+          float [..., pixels].
+        """
+        b = bernoulli.sample(self.encoder_maps[0](x), u)
+        return tf.sigmoid(_apply(self.decoder[0], b))
+
+    @property
+    def encoder_maps(self):
+        return [lambda b, m=m: _apply(m, b) for m in self.encoder]
+
+
+def _apply(dense_map, inputs):
+    """`dense_map` of [..., V] as one matrix product, however many leading axes there are."""
+    outputs = dense_map(tf.reshape(inputs, [-1, inputs.shape[-1]]))
+    return tf.reshape(outputs, [*inputs.shape[:-1], outputs.shape[-1]])
+
+
+def _logit_initializer(mean):
+    """Initialiser of a bias at logit(mean), the means kept 0.001 away from 0 and 1."""
+    mean = np.clip(np.asarray(mean, np.float64), 1e-3, 1 - 1e-3)
+    logit = np.log(mean) - np.log1p(-mean)
+    return lambda shape, dtype=None: tf.cast(tf.reshape(logit, shape), dtype)
+
+
+def _is_independent(decoder_samples):
+    choices = {"independent": True, "antithetic": False}
+    return _choose("decoder_samples", decoder_samples, choices)
+
+
+def _choose(name, value, choices):
+    """What `choices` holds for `value`; a ValueError that lists them where it holds nothing."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, received {value!r}.")
+    return choices[value]

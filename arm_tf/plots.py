@@ -1,0 +1,81 @@
+"""Pictures of a run: grids of images and curves."""
+
+import math
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+
+_SCALE = 2  # screen pixels for each image pixel
+_LABELS = {
+    "train_neg_elbo": ("training, −ELBO", "#0072B2", "-"),
+    "valid_neg_elbo": ("validation, −ELBO", "#E69F00", "-"),
+    "test_neg_elbo": ("test, −ELBO", "#009E73", "-"),
+    "valid_nll": ("validation, bound on −log p(x)", "#E69F00", "--"),
+}
+
+
+def grid(images, columns=8, side=28):
+    """Images as one picture, row by row.
+
+    Args:
+      images: float [N, side * side] in [0, 1], 1 is ink.
+      columns: int.
+      side: int, width and height in pixels.
+
+    Returns:
+      float32 [height, width], 0 is ink and 1 is paper, with lines of paper between images.
+    """
+    images = np.asarray(images, np.float32).reshape(-1, side, side)
+    rows = math.ceil(len(images) / columns)
+    page = np.zeros([rows * columns, side + 2, side + 2], np.float32)
+    page[: len(images), 1:-1, 1:-1] = images
+    page = page.reshape(rows, columns, side + 2, side + 2).swapaxes(1, 2)
+    return 1.0 - page.reshape(rows * (side + 2), columns * (side + 2))
+
+
+def paired_grid(images, others, columns=16):
+    """A `grid` with rows of `images` and, under each, the row of `others` they belong to."""
+    missing = -len(images) % columns
+    rows = [
+        np.pad(part, [(0, missing), (0, 0)]).reshape(-1, columns, part.shape[1])
+        for part in (images, others)
+    ]
+    return grid(np.stack(rows, axis=1).reshape(-1, images.shape[1]), columns)
+
+
+def save_grid(path, page):
+    """Writes a page made by `grid` as a PNG file."""
+    page = np.repeat(np.repeat(np.rint(page * 255).astype(np.uint8), _SCALE, 0), _SCALE, 1)
+    Image.fromarray(page).save(path)
+
+
+def save_curves(path, metrics, title):
+    """Plots a run's negative ELBOs and bounds, in nats, against epochs.
+
+    Args:
+      path: of the PNG file.
+      metrics: rows of metrics.csv as dicts; needs at least one.
+      title: str.
+    """
+    with matplotlib.rc_context({"axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(8, 4.5), layout="constrained")
+        axes = figure.add_subplot()
+        epochs = [row["epoch"] for row in metrics]
+        for name, (label, color, style) in _LABELS.items():
+            values = [row[name] for row in metrics]
+            marker = "o" if len(metrics) == 1 else None
+            axes.plot(epochs, values, style, marker=marker, color=color, label=label)
+        best = min(metrics, key=lambda row: row["valid_nll"])
+        axes.plot(
+            best["epoch"], best["valid_nll"], "o", color="black", fillstyle="none",
+            label=f"best validation bound, {best['valid_nll']:.2f}",
+        )
+        axes.set(xlabel="epoch", ylabel="nats", title=title)
+        tail = [row[name] for row in metrics[len(metrics) // 20 :] for name in _LABELS]
+        span = max(tail) - min(tail)
+        axes.set_ylim(min(tail) - 0.05 * span - 0.1, max(tail) + 0.05 * span + 0.1)
+        axes.grid(alpha=0.3)
+        figure.legend(loc="outside right upper", frameon=False)
+        figure.savefig(path, dpi=120)

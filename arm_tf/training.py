@@ -1,0 +1,494 @@
+"""Training: the compiled loop of steps, evaluation, TensorBoard, checkpoints."""
+
+import math
+import signal
+import sys
+import threading
+import time
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tqdm
+
+from arm_tf import evaluation, models, noise, plots
+from arm_tf.run_folder import RunError
+
+_ADAM_EPSILON = 1e-8  # that of TensorFlow 1, which the paper's experiments used
+_IMAGES_SHOWN = 64
+_EVALUATIONS_PER_PICTURE = 10
+
+
+def build_model(config, dataset):
+    """The model that a configuration describes, freshly initialised."""
+    return models.BinaryVAE(
+        pixels=dataset.train.shape[1],
+        num_layers=config.layers,
+        network=config.network,
+        units=config.units,
+        leaky_slope=config.leaky_slope,
+        input_scaling=config.input_scaling,
+        code_scaling=config.code_scaling,
+        prior=config.prior,
+        output_bias=config.output_bias,
+        pixel_mean=dataset.train_mean,
+        seed=config.seed,
+    )
+
+
+def build_optimizers(config, variable_groups):
+    """One Keras optimiser for each part of the model that has variables to train."""
+    adam = lambda betas: keras.optimizers.Adam(  # noqa: E731
+        config.learning_rate, beta_1=betas[0], beta_2=betas[1], epsilon=_ADAM_EPSILON
+    )
+    optimizers = {
+        "encoder": adam(config.encoder_betas),
+        "decoder": adam(config.decoder_betas),
+        "prior": keras.optimizers.SGD(config.prior_learning_rate),
+    }
+    optimizers = {part: optimizers[part] for part, group in variable_groups.items() if group}
+    for part, optimizer in optimizers.items():
+        optimizer.build(variable_groups[part])
+    return optimizers
+
+
+def make_steps(config, model, optimizers):
+    """A compiled function that takes up to `config.steps_per_loop` training steps in one call.
+
+    The function's arguments are the training images, uint8 [N, pixels]; the images of each
+    step, int32 [steps_per_loop, batch]; its noise, float32 [steps_per_loop, rows, batch,
+    units]; and how many steps to take, int32. It returns the negative ELBO of each step in
+    nats, float32 [steps_per_loop], and the gradient norms by part at the last step.
+    """
+    groups = {part: model.variable_groups[part] for part in optimizers}
+
+    def step(x, u):
+        with tf.GradientTape(persistent=True) as tape:
+            encoder_loss, decoder_loss = model.losses(
+                x, u, config.estimator, config.num_samples, config.decoder_samples
+            )
+            encoder_loss = tf.reduce_mean(encoder_loss)
+            neg_elbo = tf.reduce_mean(decoder_loss)
+        norms = []
+        for part, variables in groups.items():
+            loss = encoder_loss if part == "encoder" else neg_elbo
+            grads = tape.gradient(loss, [variable.value for variable in variables])
+            optimizers[part].apply(grads, variables)
+            norms.append(tf.linalg.global_norm(grads))
+        return neg_elbo, tf.stack(norms)
+
+    @tf.function(jit_compile=config.jit, autograph=False)
+    def steps(images, order, u, count):
+        def body(i, neg_elbos, _):
+            x = tf.cast(tf.gather(images, order[i]), tf.float32)
+            neg_elbo, norms = step(x, u[i])
+            return i + 1, tf.tensor_scatter_nd_update(neg_elbos, [[i]], [neg_elbo]), norms
+
+        start = (0, tf.zeros([config.steps_per_loop]), tf.zeros([len(groups)]))
+        _, neg_elbos, norms = tf.while_loop(lambda i, *_: i < count, body, start)
+        return neg_elbos, dict(zip(groups, tf.unstack(norms), strict=True))
+
+    return steps
+
+
+def epoch_order(num_images, seed, epoch):
+    """Order in which an epoch visits the training images; int32 [num_images]."""
+    return np.random.default_rng([seed, epoch]).permutation(num_images).astype(np.int32)
+
+
+class Stopped(Exception):
+    """The user or the system asked the run to stop."""
+
+
+class Stop:
+    """Notes SIGINT and SIGTERM while it is entered, for the run to stop where it is safe to."""
+
+    def __enter__(self):
+        self.requested = False
+        self._handlers = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._handlers[number] = signal.signal(number, self._request)
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    def _request(self, number, frame):
+        self.requested = True
+
+    def check(self, *_):
+        """Raises Stopped once a stop was requested."""
+        if self.requested:
+            raise Stopped
+
+
+class Trainer:
+    """One run: its model, its optimisers, and the position that checkpoints keep.
+
+    Args:
+      config: `arm_tf.config.Config`.
+      dataset: `arm_tf.data.Dataset`.
+      folder: `arm_tf.run_folder.RunFolder`; a checkpoint in it is restored.
+
+    Raises:
+      RunError: there are fewer training images than one batch.
+    """
+
+    def __init__(self, config, dataset, folder):
+        self.config, self.dataset, self.folder = config, dataset, folder
+        self.steps_per_epoch = len(dataset.train) // config.batch_size
+        if not self.steps_per_epoch:
+            raise RunError(
+                f"--batch_size={config.batch_size} is more than the "
+                f"{len(dataset.train)} training images."
+            )
+        self.total_steps = config.epochs * self.steps_per_epoch
+        if config.max_steps is not None:
+            self.total_steps = min(self.total_steps, config.max_steps)
+
+        self.model = build_model(config, dataset)
+        self.optimizers = build_optimizers(config, self.model.variable_groups)
+        self.steps = make_steps(config, self.model, self.optimizers)
+        rows = self.model.noise_rows(config.estimator, config.num_samples, config.decoder_samples)
+        self.noise_shape = [config.steps_per_loop, rows, config.batch_size, config.units]
+        self.noise_key = noise.key(config.seed, "train")
+        self.epoch_images = None  # of the epoch under way, on the device
+        self.evaluators = {
+            "valid": self.evaluator(dataset.valid, config.eval_samples, "valid"),
+            "test": self.evaluator(dataset.test, 1, "test"),
+        }
+
+        self.position = {
+            "step": tf.Variable(0, dtype=tf.int64),
+            "neg_elbo_sum": tf.Variable(0.0, dtype=tf.float64),  # since the last evaluation
+            "steps_summed": tf.Variable(0, dtype=tf.int64),
+            "best_valid_nll": tf.Variable(math.inf, dtype=tf.float64),
+            "best_step": tf.Variable(0, dtype=tf.int64),
+            "training_seconds": tf.Variable(0.0, dtype=tf.float64),
+            "seconds": tf.Variable(0.0, dtype=tf.float64),  # evaluation included
+        }
+        checkpoints = folder.path / "checkpoints"
+        state = tf.train.Checkpoint(
+            model=self.model, optimizers=self.optimizers, position=self.position
+        )
+        self.latest = tf.train.CheckpointManager(state, str(checkpoints), max_to_keep=2)
+        self.best = tf.train.CheckpointManager(
+            tf.train.Checkpoint(model=self.model), str(checkpoints / "best"), max_to_keep=1
+        )
+        self.latest.restore_or_initialize()
+        self.begun = time.monotonic() - float(self.position["seconds"])
+        self.metrics = [row for row in folder.read_metrics() if row["step"] <= self.step]
+        self.writers = {
+            split: tf.summary.create_file_writer(str(folder.path / split))
+            for split in ("train", "valid", "test")
+        }
+
+    @property
+    def step(self):
+        """Steps done."""
+        return int(self.position["step"])
+
+    def evaluator(self, images, num_samples, purpose):
+        """Bounds over `images` with noise of their own, as `arm_tf.evaluation.Evaluator`."""
+        key = noise.key(self.config.seed, purpose)
+        return evaluation.Evaluator(self.model, images, num_samples, key, self.config.jit)
+
+    def run_steps(self):
+        """Takes steps up to the end of a loop, of the epoch or of the run, and logs them.
+
+        Returns:
+          neg_elbo: the mean of the steps' training losses, in nats.
+          steps_per_second: float.
+
+        Raises:
+          RunError: a loss or gradient is not finite.
+        """
+        begin, config, step = time.monotonic(), self.config, self.step
+        epoch, done = divmod(step, self.steps_per_epoch)
+        if done == 0 or self.epoch_images is None:
+            self.epoch_images = tf.constant(self.dataset.epoch(config.seed, epoch))
+            order = epoch_order(len(self.dataset.train), config.seed, epoch)
+            order = order[: self.steps_per_epoch * config.batch_size]
+            self.order = order.reshape(self.steps_per_epoch, config.batch_size)
+        count = min(config.steps_per_loop, self.steps_per_epoch - done, self.total_steps - step)
+        order = np.zeros([config.steps_per_loop, config.batch_size], np.int32)
+        order[:count] = self.order[done : done + count]
+        u = noise.uniforms(self.noise_key, step, self.noise_shape)
+
+        neg_elbos, norms = self.steps(self.epoch_images, order, u, tf.constant(count))
+        neg_elbos = neg_elbos.numpy()[:count].astype(np.float64)
+        norms = {part: float(norm) for part, norm in norms.items()}
+        if not np.isfinite(neg_elbos).all():
+            raise self.not_finite("The loss", step + 1 + int(np.argmin(np.isfinite(neg_elbos))))
+        if not all(map(math.isfinite, norms.values())):
+            raise self.not_finite("The gradient", step + count)
+
+        total = float(self.position["neg_elbo_sum"])
+        for neg_elbo in neg_elbos.tolist():  # one by one: the same sum for any steps_per_loop
+            total += neg_elbo
+        self.position["neg_elbo_sum"].assign(total)
+        self.position["steps_summed"].assign_add(count)
+        self.position["step"].assign(step + count)
+        seconds = time.monotonic() - begin
+        self.position["training_seconds"].assign_add(seconds)
+        with self.writers["train"].as_default(step + count):
+            tf.summary.scalar("neg_elbo", neg_elbos.mean())
+            tf.summary.scalar("learning_rate", config.learning_rate)
+            tf.summary.scalar("steps_per_second", count / seconds)
+            for part, norm in norms.items():
+                tf.summary.scalar(f"gradient_norm/{part}", norm)
+        return neg_elbos.mean(), count / seconds
+
+    def not_finite(self, what, step):
+        return RunError(
+            f"{what} is not finite at step {step}; the last good checkpoint in "
+            f"{self.folder.path} is kept. A smaller --learning_rate may help."
+        )
+
+    def evaluation_is_due(self):
+        """Whether the present step ends an interval between evaluations and was not evaluated."""
+        step = self.step
+        interval = self.config.eval_every * self.steps_per_epoch
+        ends_interval = step == self.total_steps or (step > 0 and step % interval == 0)
+        return ends_interval and not (self.metrics and self.metrics[-1]["step"] == step)
+
+    def evaluate(self, stop):
+        """Validates, keeps the weights if they are the best so far, writes metrics and events.
+
+        Returns:
+          The new row of metrics.
+
+        Raises:
+          RunError: the validation bound is not finite.
+          Stopped: `stop` was requested meanwhile; nothing has changed.
+        """
+        step, position = self.step, self.position
+        valid = self.evaluators["valid"](stop.check)
+        test = self.evaluators["test"](stop.check)
+        if not math.isfinite(valid.nll):
+            raise self.not_finite("The validation bound", step)
+        if valid.nll < float(position["best_valid_nll"]):
+            self.best.save(step)
+            position["best_valid_nll"].assign(valid.nll)
+            position["best_step"].assign(step)
+        row = {
+            "step": step,
+            "epoch": step / self.steps_per_epoch,
+            "seconds": time.monotonic() - self.begun,
+            "train_neg_elbo": float(position["neg_elbo_sum"]) / int(position["steps_summed"]),
+            "valid_neg_elbo": valid.neg_elbo,
+            "valid_nll": valid.nll,
+            "test_neg_elbo": test.neg_elbo,
+        }
+        position["neg_elbo_sum"].assign(0.0)
+        position["steps_summed"].assign(0)
+        self.metrics.append(row)
+        self.folder.write_metrics(self.metrics)
+        with self.writers["valid"].as_default(step):
+            tf.summary.scalar("neg_elbo", valid.neg_elbo)
+            tf.summary.scalar("nll_bound", valid.nll)
+        with self.writers["test"].as_default(step):
+            tf.summary.scalar("neg_elbo", test.neg_elbo)
+            if len(self.metrics) % _EVALUATIONS_PER_PICTURE == 1:
+                for name, page in self.pictures().items():
+                    tf.summary.image(name, page[np.newaxis, :, :, np.newaxis])
+        return row
+
+    def save(self):
+        """Writes a checkpoint from which the run goes on as if it had never stopped."""
+        self.position["seconds"].assign(time.monotonic() - self.begun)
+        self.latest.save(self.step)
+        for writer in self.writers.values():
+            writer.flush()
+
+    def pictures(self):
+        """Pages of samples from the model, and of test images above their reconstructions."""
+        model = self.model
+        key = noise.key(self.config.seed, "pictures")
+        shape = [1, model.num_layers + 1, _IMAGES_SHOWN, model.units]
+        u = noise.uniforms(key, 0, shape)[0]
+        x = self.dataset.test[:_IMAGES_SHOWN].astype(np.float32)
+        return {
+            "samples": plots.grid(model.generate(u[1:]).numpy()),
+            "reconstructions": plots.paired_grid(x, model.reconstruct(x, u[0, : len(x)]).numpy()),
+        }
+
+    def save_pictures(self):
+        """Writes samples.png, reconstructions.png and curves.png for the present weights."""
+        for name, page in self.pictures().items():
+            plots.save_grid(self.folder.path / f"{name}.png", page)
+        if self.metrics:
+            plots.save_curves(self.folder.path / "curves.png", self.metrics, self.config.name)
+
+    def finish(self, progress):
+        """Measures the weights of the best validation on the test set and writes result.json.
+
+        Args:
+          progress: called with the fraction done; may raise to stop.
+
+        Returns:
+          The result, a dict.
+        """
+        config, position = self.config, self.position
+        best_step = int(position["best_step"])
+        self.best.checkpoint.restore(self.best.latest_checkpoint).assert_consumed()
+        test = self.evaluator(self.dataset.test, config.test_samples, "final test")(progress)
+        with self.writers["test"].as_default(best_step):
+            tf.summary.scalar("nll_bound", test.nll)
+            self.writers["test"].flush()
+        self.save_pictures()
+        result = {
+            "dataset": config.dataset,
+            "data_published": self.dataset.published,
+            "layers": config.layers,
+            "network": config.network,
+            "estimator": config.estimator,
+            "seed": config.seed,
+            "steps": self.step,
+            "epochs": self.step / self.steps_per_epoch,
+            "best_step": best_step,
+            "best_epoch": best_step / self.steps_per_epoch,
+            "valid_nll": float(position["best_valid_nll"]),
+            "valid_samples": config.eval_samples,
+            "test_nll": test.nll,
+            "test_nll_stderr": test.nll_stderr,
+            "test_neg_elbo": test.neg_elbo,
+            "test_samples": config.test_samples,
+            "test_images": test.images,
+            "evaluations_per_step": self.model.evaluations(
+                config.estimator, config.num_samples, config.decoder_samples
+            ),
+            "steps_per_second": self.step / float(position["training_seconds"]),
+            "seconds": time.monotonic() - self.begun,
+        }
+        self.folder.write_result(result)
+        return result
+
+
+def train(config, dataset, folder):
+    """Trains, or goes on training, until the run is finished or asked to stop.
+
+    Args:
+      config: `arm_tf.config.Config`.
+      dataset: `arm_tf.data.Dataset`.
+      folder: `arm_tf.run_folder.RunFolder`, started with the two.
+
+    Raises:
+      RunError: the loss is not finite, or there are fewer training images than one batch.
+    """
+    with Stop() as stop:
+        trainer = Trainer(config, dataset, folder)
+        resumed = f" from step {trainer.step:,}" if trainer.step else ""
+        print(
+            f"Training {folder.path}{resumed}: {len(dataset.train):,} training, "
+            f"{len(dataset.valid):,} validation and {len(dataset.test):,} test images, "
+            f"{trainer.total_steps:,} steps, {trainer.steps_per_epoch:,} an epoch.",
+            flush=True,
+        )
+        try:
+            _train_to_end(trainer, stop)
+            with _bar(1.0, 0.0, "{desc}: {percentage:3.0f}% [{elapsed}<{remaining}]") as bar:
+                bar.set_description(f"test bound with {config.test_samples:,} samples")
+
+                def progress(fraction):
+                    stop.check()
+                    bar.update(fraction - bar.n)
+
+                result = trainer.finish(progress)
+        except Stopped:
+            trainer.save_pictures()
+            print(f"Stopped at step {trainer.step:,}; the same command goes on from there.")
+            return
+    print(
+        f"Test bound on -log p(x): {result['test_nll']:.2f} ± {result['test_nll_stderr']:.2f} nats "
+        f"({result['test_samples']:,} samples, {result['test_images']:,} images), with the weights "
+        f"of epoch {result['best_epoch']:g}, where validation was best "
+        f"({result['valid_nll']:.2f}).\nResults, pictures and events are in {folder.path}."
+    )
+
+
+def evaluate_run(path, config, dataset, split, num_samples):
+    """Bounds of a run's best weights over one split of its data.
+
+    Args:
+      path: the run's folder.
+      config, dataset: those of the run.
+      split: "train", "valid" or "test"; of re-binarised training images, the first epoch's.
+      num_samples: int, samples of the bound.
+
+    Returns:
+      `arm_tf.evaluation.Bounds`.
+
+    Raises:
+      RunError: the run has no evaluated checkpoint yet.
+    """
+    latest = tf.train.latest_checkpoint(str(path / "checkpoints" / "best"))
+    if latest is None:
+        raise RunError(f"The run in {path} has no evaluated checkpoint yet.")
+    model = build_model(config, dataset)
+    tf.train.Checkpoint(model=model).restore(latest).assert_consumed()
+    images = dataset.epoch(config.seed, 0) if split == "train" else getattr(dataset, split)
+    key = noise.key(config.seed, f"final {split}")
+    with _bar(1.0, 0.0, "{percentage:3.0f}% [{elapsed}<{remaining}]") as bar:
+        return evaluation.Evaluator(model, images, num_samples, key, config.jit)(
+            lambda fraction: bar.update(fraction - bar.n)
+        )
+
+
+def _train_to_end(trainer, stop):
+    """Steps, evaluations and checkpoints up to the run's last step.
+
+    Raises:
+      Stopped: `stop` was requested; the run has been saved.
+    """
+    with _bar(trainer.total_steps, trainer.step, None) as bar:
+        figures = {}
+        rates = []
+        while True:
+            try:
+                if trainer.evaluation_is_due():
+                    row = trainer.evaluate(stop)
+                    trainer.save()
+                    figures["valid bound"] = f"{row['valid_nll']:.2f}"
+                    rate = f"{np.mean(rates):.0f} steps/s" if rates else ""
+                    rates = []
+                    _say(
+                        bar,
+                        f"epoch {row['epoch']:g}  step {row['step']:,}  -ELBO: train "
+                        f"{row['train_neg_elbo']:.2f}, valid {row['valid_neg_elbo']:.2f}, test "
+                        f"{row['test_neg_elbo']:.2f}  bound on -log p: valid "
+                        f"{row['valid_nll']:.2f}  {rate}",
+                    )
+                stop.check()
+            except Stopped:
+                trainer.save()
+                raise
+            if trainer.step == trainer.total_steps:
+                return
+            neg_elbo, rate = trainer.run_steps()
+            rates.append(rate)
+            figures["train -ELBO"] = f"{neg_elbo:.2f}"
+            bar.set_postfix(figures, refresh=False)
+            bar.update(trainer.step - bar.n)
+
+
+def _bar(total, initial, bar_format):
+    """A progress bar where a person is watching, else one that shows nothing."""
+    return tqdm.tqdm(
+        total=total,
+        initial=initial,
+        bar_format=bar_format,
+        unit="step",
+        disable=not sys.stderr.isatty(),
+        dynamic_ncols=True,
+    )
+
+
+def _say(bar, line):
+    """Prints a line, above the bar where there is one."""
+    if bar.disable:
+        print(line, flush=True)
+    else:
+        bar.write(line)

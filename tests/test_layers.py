@@ -1,0 +1,215 @@
+"""The binding of estimators to TensorFlow's gradients, and the Keras layer."""
+
+import pathlib
+import re
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import arm_tf
+from arm_tf import estimators, layers
+
+RNG = np.random.default_rng(0)
+LOGITS = tf.constant(RNG.normal(size=(5, 3)), tf.float32)
+
+
+def test_variables_inside_f_get_the_gradient_of_the_average():
+    weights = tf.Variable(RNG.normal(size=3))
+    logits = tf.constant(RNG.normal(size=(4, 3)))
+    u = tf.constant(RNG.uniform(size=(2, 4, 3)))
+    f = lambda b: tf.tanh(tf.linalg.matvec(b, weights))  # noqa: E731
+    with tf.GradientTape() as tape:
+        value = arm_tf.expectation(f, logits, num_samples=2, u=u)
+    b = tf.concat(
+        [tf.cast(u < tf.sigmoid(logits), u.dtype), tf.cast(u > tf.sigmoid(-logits), u.dtype)], 0
+    )
+    with tf.GradientTape() as plain:
+        average = tf.reduce_mean(f(b), axis=0)
+    np.testing.assert_allclose(value, average, atol=1e-14)
+    np.testing.assert_allclose(
+        tape.gradient(value, weights), plain.gradient(average, weights), atol=1e-14
+    )
+
+
+def test_upstream_gradient_multiplies():
+    u = tf.constant(RNG.uniform(size=(1, 5, 3)), tf.float32)
+    scale = tf.constant([1.0, -2.0, 0.0, 0.5, 3.0])
+
+    def gradient(weigh):
+        with tf.GradientTape() as tape:
+            tape.watch(LOGITS)
+            value = weigh(arm_tf.expectation(lambda b: tf.reduce_sum(b**2, -1), LOGITS, u=u))
+        return tape.gradient(value, LOGITS).numpy()
+
+    np.testing.assert_allclose(
+        gradient(lambda v: v * scale), gradient(lambda v: v) * scale.numpy()[:, None], rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("estimator", sorted(estimators.TABLE))
+def test_eager_graph_and_xla_agree(estimator):
+    u = tf.constant(RNG.uniform(size=(2, 5, 3)), tf.float32)
+
+    def value_and_gradient(logits):
+        with tf.GradientTape() as tape:
+            tape.watch(logits)
+            value = arm_tf.expectation(
+                lambda b: tf.reduce_sum(b[..., :2] * b[..., 1:], -1),
+                logits,
+                estimator=estimator,
+                num_samples=2,
+                u=u,
+            )
+        return value, tape.gradient(value, logits)
+
+    eager = value_and_gradient(LOGITS)
+    for jit in (False, True):
+        compiled = tf.function(value_and_gradient, jit_compile=jit)(LOGITS)
+        for got, expected in zip(compiled, eager, strict=True):
+            np.testing.assert_allclose(got, expected, atol=1e-6)
+
+
+def test_seed_determines_the_noise():
+    f = lambda b: tf.reduce_sum(b * [1.0, 2.0, 4.0], -1)  # noqa: E731
+    logits = tf.zeros([100, 3])
+    first, again, other = (arm_tf.expectation(f, logits, seed=s).numpy() for s in (1, 1, 2))
+    unseeded = [arm_tf.expectation(f, logits, estimator="ar").numpy() for _ in range(2)]
+    np.testing.assert_array_equal(first, again)
+    assert (first != 3.5).sum() == 0  # u = 1 - u at even odds: complementary pairs
+    pair = [arm_tf.expectation(f, logits, estimator="ar", seed=s).numpy() for s in (1, 2)]
+    assert (pair[0] != pair[1]).any() and (unseeded[0] != unseeded[1]).any()
+    assert other.shape == (100,)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(estimator="nope"), "Unknown estimator 'nope'"),
+        (dict(num_samples=0), "num_samples must be an integer of at least 1, received 0"),
+        (dict(num_samples=1.5), "received 1.5"),
+        (dict(u=tf.zeros([1, 4, 3])), r"u must have shape .* \(1, 5, 3\), received \(1, 4, 3\)"),
+        (dict(u=tf.zeros([1, 5, 3]), seed=1), "received both"),
+        (dict(logits=tf.zeros([5, 3], tf.int32)), "received dtype int32"),
+        (dict(logits=tf.constant(0.5)), r"shape \(\)"),
+        (dict(f=lambda b: b), r"received values of shape \(2, 5, 3\)"),
+        (dict(f=lambda b: tf.zeros([2, 5], tf.float64)), "received float64"),
+    ],
+)
+def test_errors_name_what_was_received(change, message):
+    arguments = {"f": lambda b: tf.reduce_sum(b, -1), "logits": LOGITS, **change}
+    with pytest.raises(ValueError, match=message):
+        arm_tf.expectation(arguments.pop("f"), arguments.pop("logits"), **arguments)
+
+
+def test_path_expectation_refuses_a_wrong_number_of_noise_rows():
+    with pytest.raises(ValueError, match=r"u must have 4 rows of noise, received shape \(3, 5, 3\)"):
+        layers.path_expectation(
+            lambda path, logits: 0, [tf.identity] * 2, LOGITS, tf.zeros([3, 5, 3])
+        )
+
+
+@keras.saving.register_keras_serializable(package="arm_tf_tests")
+class Autoencoder(keras.Model):
+    """A model of a user's own: eight binary units between four pixels and four pixels."""
+
+    def __init__(self, estimator="arm", **kwargs):
+        super().__init__(**kwargs)
+        self.estimator = estimator
+        self.encode = keras.layers.Dense(8, kernel_initializer=keras.initializers.GlorotUniform(1))
+        self.code = layers.StochasticBinary(estimator, num_samples=2, seed=3)
+        self.decode = keras.layers.Dense(4, kernel_initializer=keras.initializers.GlorotUniform(2))
+
+    def call(self, x):
+        def error(b):
+            return tf.reduce_sum(
+                tf.nn.sigmoid_cross_entropy_with_logits(
+                    labels=tf.broadcast_to(x, [b.shape[0], *tf.unstack(tf.shape(x))]),
+                    logits=self.decode(b),
+                ),
+                axis=-1,
+            )
+
+        logits = self.encode(x)
+        self.add_loss(tf.reduce_mean(self.code(logits, f=error)))
+        return self.decode(self.code(logits))
+
+    def get_config(self):
+        return {**super().get_config(), "estimator": self.estimator}
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_layer_trains_in_a_model_of_ones_own(jit_compile, tmp_path):
+    x = np.tile(np.eye(4, dtype="float32"), (64, 1))
+    model = Autoencoder()
+    model.compile(optimizer=keras.optimizers.Adam(0.1), jit_compile=jit_compile)
+    model.fit(x, epochs=100, batch_size=32, verbose=0, shuffle=False)
+    without_code = -4 * (0.25 * np.log(0.25) + 0.75 * np.log(0.75))
+    assert model.evaluate(x, verbose=0) < 0.5 * without_code
+
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert (loaded.code.estimator, loaded.code.num_samples, loaded.code.seed) == ("arm", 2, 3)
+    for saved, restored in zip(model.weights, loaded.weights, strict=True):
+        np.testing.assert_array_equal(saved.numpy(), restored.numpy())
+    loaded.fit(x, epochs=1, verbose=0)
+
+
+def test_layer_samples_with_the_right_frequencies():
+    logits = tf.tile(tf.constant([[-1.0, 0.0, 2.0]]), [20000, 1])
+    b = layers.StochasticBinary(seed=0)(logits).numpy()
+    assert set(np.unique(b)) == {0.0, 1.0}
+    probs = 1 / (1 + np.exp([1.0, 0.0, -2.0]))
+    # Six standard deviations: a false failure in 5e8 seeds; the seed is fixed.
+    assert (np.abs(b.mean(0) - probs) < 6 * np.sqrt(probs * (1 - probs) / 20000)).all()
+
+
+def test_nested_layers_train_both():
+    """f of the first layer may itself be an expectation over a second layer."""
+    first, second = (layers.StochasticBinary(seed=s) for s in (1, 2))
+    weights = tf.Variable(RNG.normal(size=(3, 2)), dtype=tf.float32)
+    logits = tf.Variable(LOGITS)
+    with tf.GradientTape() as tape:
+        value = first(
+            logits.value(),
+            f=lambda b: second(
+                tf.tensordot(b, weights, 1), f=lambda c: tf.reduce_sum(c**2, -1)
+            ),
+        )
+    assert value.shape == (5,)
+    for grad in tape.gradient(value, [logits, weights]):
+        assert np.abs(grad).max() > 0
+
+
+def test_gradient_through_a_sample_is_refused():
+    layer = layers.StochasticBinary()
+    with tf.GradientTape() as tape:
+        tape.watch(LOGITS)
+        total = tf.reduce_sum(layer(LOGITS))
+    with pytest.raises(ValueError, match=r"call the StochasticBinary layer as layer\(logits, f=f\)"):
+        tape.gradient(total, LOGITS)
+
+
+def test_layer_errors_name_what_was_received():
+    with pytest.raises(ValueError, match="Unknown estimator 'nope'"):
+        layers.StochasticBinary("nope")
+    with pytest.raises(ValueError, match="received 0"):
+        layers.StochasticBinary(num_samples=0)
+    with pytest.raises(ValueError, match="f must be a function of the samples, received 3"):
+        layers.StochasticBinary()(LOGITS, f=3)
+
+
+def test_config_round_trips():
+    layer = layers.StochasticBinary("ar", num_samples=3, seed=7, name="code", dtype="float64")
+    assert layers.StochasticBinary.from_config(layer.get_config()).get_config() == (
+        layer.get_config()
+    )
+
+
+def test_readme_example_runs(tmp_path, monkeypatch):
+    readme = pathlib.Path(__file__).parents[1] / "README.md"
+    (example,) = re.findall(r"```python\n(.*?)```", readme.read_text(), re.DOTALL)
+    assert len(example.splitlines()) <= 40
+    monkeypatch.chdir(tmp_path)
+    exec(compile(example, str(readme), "exec"), {"__name__": "readme"})

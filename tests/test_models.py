@@ -1,0 +1,246 @@
+"""Binary VAEs: the log weight, and the gradient of every layer against enumeration."""
+
+import itertools
+
+import numpy as np
+import oracles
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from arm_tf import layers, models
+
+PIXELS = 3
+X = tf.constant([[1.0, 0.0, 1.0]], tf.float64)
+
+
+def make_model(num_layers, network="linear", units=2, **kwargs):
+    model = models.BinaryVAE(
+        pixels=PIXELS,
+        num_layers=num_layers,
+        network=network,
+        units=units,
+        seed=1,
+        dtype="float64",
+        **kwargs,
+    )
+    rng = np.random.default_rng(num_layers)
+    for variable in model.variables:  # far from zero, biases and prior too
+        variable.assign(rng.normal(scale=1.0, size=variable.shape))
+    return model
+
+
+def all_paths(model):
+    """Every path b_1, …, b_T, each layer float64 [paths, 1, units]."""
+    vectors = oracles.binary_vectors(model.units)
+    paths = np.array(list(itertools.product(vectors, repeat=model.num_layers)))
+    return [tf.constant(paths[:, t, np.newaxis]) for t in range(model.num_layers)]
+
+
+def exact_elbo(model):
+    """E_q[log w] for the one image X by enumeration; differentiable, q's log term included."""
+    path = all_paths(model)
+    logits = [m(b) for m, b in zip(model.encoder_maps, [X, *path], strict=False)]
+    log_q = tf.add_n(
+        [
+            tf.reduce_sum(tfp.distributions.Bernoulli(logits=phi).log_prob(b), axis=-1)
+            + tf.zeros([path[0].shape[0], 1], tf.float64)
+            for b, phi in zip(path, logits, strict=True)
+        ]
+    )
+    return tf.reduce_sum(tf.exp(log_q) * model.log_weight(X, path, logits))
+
+
+def exact_gradients(model, part):
+    variables = [v.value for v in model.variable_groups[part]]
+    with tf.GradientTape() as tape:
+        elbo = exact_elbo(model)
+    return elbo.numpy(), [g.numpy() for g in tape.gradient(elbo, variables)]
+
+
+@pytest.mark.parametrize("network", ["linear", "nonlinear"])
+@pytest.mark.parametrize("num_layers", [1, 2, 3])
+def test_log_weight_is_that_of_the_model_written_with_distributions(num_layers, network):
+    model = make_model(num_layers, network, input_scaling="symmetric", code_scaling="symmetric")
+    path = all_paths(model)
+    bernoulli = lambda logits: tfp.distributions.Independent(  # noqa: E731
+        tfp.distributions.Bernoulli(logits=logits), 1
+    )
+    expected = bernoulli(model.prior_logits.value).log_prob(path[-1])
+    below = tf.tile(X[np.newaxis], [path[0].shape[0], 1, 1])
+    for t, b in enumerate(path):
+        expected -= bernoulli(network_of(model.encoder[t], below)).log_prob(b)
+        expected += bernoulli(network_of(model.decoder[t], b)).log_prob(below)
+        below = b
+    logits = [m(b) for m, b in zip(model.encoder_maps, [X, *path], strict=False)]
+    np.testing.assert_allclose(model.log_weight(X, path, logits), expected, atol=1e-12)
+
+
+def network_of(stochastic_map, inputs, slope=0.1):
+    """The map written out: 2b - 1, then affine, with leaky ReLU between affine ones."""
+    weights = stochastic_map.get_weights()
+    hidden = 2 * inputs - 1
+    for kernel, bias in zip(weights[:-2:2], weights[1:-2:2], strict=True):
+        hidden = hidden @ kernel + bias
+        hidden = tf.nn.relu(hidden) - slope * tf.nn.relu(-hidden)
+    return hidden @ weights[-2] + weights[-1]
+
+
+@pytest.mark.parametrize(
+    "estimator, network, num_layers, t",
+    [
+        *[("arm", "linear", T, t) for T in (1, 2, 3) for t in range(T)],
+        *[("arm", "nonlinear", T, t) for T in (1, 2) for t in range(T)],
+        *[("ar", "linear", T, t) for T in (1, 2) for t in range(T)],
+        *[("reinforce", "linear", T, t) for T in (1, 2) for t in range(T)],
+    ],
+)
+def test_encoder_gradient_of_each_layer_is_exact(estimator, network, num_layers, t):
+    """The expectation over all noise, as a sum over cells, is the gradient of the exact ELBO."""
+    model = make_model(num_layers, network, units=1 if num_layers == 3 else 2)
+    u, volumes = noise_of(model, noise_cells(model, t, estimator))
+    with tf.GradientTape() as tape:
+        loss, _ = model.losses(
+            tf.tile(X, [len(volumes), 1]), u, estimator, 1, decoder_samples="antithetic"
+        )
+        loss = tf.reduce_sum(loss * volumes)
+    variables = [v.value for v in model.encoder[t].trainable_variables]
+    _, expected = exact_gradients(model, "encoder")
+    size = len(variables)
+    for got, want in zip(
+        tape.gradient(loss, variables), expected[t * size : (t + 1) * size], strict=True
+    ):
+        np.testing.assert_allclose(-got, want, rtol=0, atol=1e-12)
+
+
+def noise_of(model, thresholds):
+    """One case of noise for each cell that the thresholds cut, and the cells' volumes."""
+    midpoints, volumes = oracles.cells(thresholds)
+    u = midpoints.T.reshape(-1, model.units, len(volumes)).swapaxes(1, 2)
+    return tf.constant(u), volumes
+
+
+def noise_cells(model, t, estimator):
+    """Thresholds of the noise that the gradient of layer t depends on; the rest has one cell.
+
+    Layer s takes one row to threshold and, for each later layer, a row for each sample.
+    """
+    samples = layers.path_noise_rows(2, estimator) - 2
+    thresholds = []
+    for s in range(model.num_layers):
+        thresholds += row_thresholds(model, s, used=s <= t, pair=s == t)
+        for later in range(s + 1, model.num_layers):
+            thresholds += samples * row_thresholds(model, later, used=s == t, pair=False)
+    return thresholds
+
+
+def row_thresholds(model, s, used=True, pair=True):
+    """Thresholds of each number in a row for layer s, for any vector that may lie below it."""
+    if not used:
+        return [[]] * model.units
+    below = tf.constant(oracles.binary_vectors(model.units)) if s else X
+    thresholds = oracles.pair_thresholds(model.encoder_maps[s](below))[..., : 1 + pair]
+    return list(thresholds.swapaxes(0, 1).reshape(model.units, -1))
+
+
+@pytest.mark.parametrize("num_layers", [1, 2])
+@pytest.mark.parametrize("decoder_samples", ["independent", "antithetic"])
+def test_decoder_gradient_is_exact(num_layers, decoder_samples):
+    model = make_model(num_layers)
+    thresholds = []
+    for s in range(num_layers):  # of one sample for each layer's estimate
+        used = decoder_samples == "antithetic"
+        thresholds += row_thresholds(model, s, used, pair=False)
+        for later in range(s + 1, num_layers):
+            thresholds += row_thresholds(model, later, used, pair=False)
+    if decoder_samples == "independent":
+        for s in range(num_layers):
+            thresholds += row_thresholds(model, s, pair=False)
+    u, volumes = noise_of(model, thresholds)
+    assert u.shape[0] == model.noise_rows("ar", 1, decoder_samples)
+    variables = [v.value for v in model.variable_groups["decoder"]] + [model.prior_logits.value]
+    with tf.GradientTape() as tape:
+        _, loss = model.losses(
+            tf.tile(X, [len(volumes), 1]), u, "ar", 1, decoder_samples=decoder_samples
+        )
+        loss = tf.reduce_sum(loss * volumes)
+    with tf.GradientTape() as exact_tape:
+        exact = exact_elbo(model)
+    np.testing.assert_allclose(-loss, exact, atol=1e-12)
+    expected = exact_tape.gradient(exact, variables)
+    for got, want in zip(tape.gradient(loss, variables), expected, strict=True):
+        np.testing.assert_allclose(-got, want, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("num_layers, evaluations", [(1, 3), (2, 5), (3, 7)])
+def test_arm_evaluates_f_twice_a_layer_and_once_for_the_decoder(num_layers, evaluations):
+    model = make_model(num_layers)
+    assert model.evaluations("arm") == evaluations
+    assert model.evaluations("arm", decoder_samples="antithetic") == evaluations - 1
+    counted = []
+    log_weight = model.log_weight
+
+    def counting(x, path, logits):
+        log_w = log_weight(x, path, logits)
+        counted.append(log_w.shape[0])
+        return log_w
+
+    model.log_weight = counting
+    model.losses(X, tf.random.uniform([model.noise_rows("arm"), 1, 2], dtype=tf.float64))
+    assert sum(counted) == evaluations
+
+
+def test_losses_send_no_gradient_to_the_other_part():
+    model = make_model(2)
+    u = tf.constant(np.random.default_rng(0).uniform(size=[model.noise_rows(), 1, 2]))
+    with tf.GradientTape() as tape:
+        encoder_loss, _ = model.losses(X, u)
+    decoder = [v.value for v in model.variable_groups["decoder"]]
+    assert tape.gradient(encoder_loss, decoder) == [None] * len(decoder)
+
+
+def test_settings_have_the_effect_they_name():
+    mean = np.array([0.2, 0.5, 0.9])
+    make = lambda **kwargs: models.BinaryVAE(PIXELS, units=2, seed=1, **kwargs)  # noqa: E731
+    plain = make()
+    kernel, bias = plain.encoder[0].get_weights()
+    x = X.numpy().astype("float32")
+    limit = np.sqrt(6 / (PIXELS + 2))
+    assert np.abs(kernel).max() <= limit and not bias.any()
+    for scaling, seen in [("none", x), ("symmetric", 2 * x - 1), ("centered", x - mean)]:
+        model = make(input_scaling=scaling, pixel_mean=mean)
+        np.testing.assert_allclose(model.encoder_maps[0](x), seen @ kernel, atol=1e-6)
+    bias = make(output_bias="data_mean", pixel_mean=mean).decoder[0].get_weights()[1]
+    np.testing.assert_allclose(bias, np.log(mean / (1 - mean)), rtol=1e-5)
+    assert make(prior="uniform").variable_groups["prior"] == []
+    other = models.BinaryVAE(PIXELS, units=2, seed=2).encoder[0].get_weights()[0]
+    assert (other != kernel).all()
+    names = [v.shape for v in make(network="nonlinear").encoder[0].trainable_variables]
+    assert names == [(3, 2), (2,), (2, 2), (2,), (2, 2), (2,)]
+
+
+def test_generated_images_follow_the_model():
+    """Average pixel probabilities over all cells of noise equal those by enumeration."""
+    model = make_model(2)
+    top, low = model.prior_logits.numpy(), oracles.binary_vectors(2)
+    expected = 0
+    for b2 in low:
+        log_p2 = tfp.distributions.Bernoulli(logits=top).log_prob(b2).numpy().sum()
+        logits = model.decoder[1](b2[np.newaxis]).numpy()[0]
+        for b1 in low:
+            log_p1 = tfp.distributions.Bernoulli(logits=logits).log_prob(b1).numpy().sum()
+            pixels = tf.sigmoid(model.decoder[0](b1[np.newaxis])).numpy()[0]
+            expected += np.exp(log_p2 + log_p1) * pixels
+    thresholds = [1 / (1 + np.exp(-top[i])) for i in range(2)]
+    thresholds += list(1 / (1 + np.exp(-model.decoder[1](low).numpy().T)))
+    midpoints, volumes = oracles.cells([np.atleast_1d(t) for t in thresholds])
+    u = tf.constant(midpoints.reshape(-1, 2, 2).swapaxes(0, 1))
+    np.testing.assert_allclose(volumes @ model.generate(u).numpy(), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "setting", ["network", "input_scaling", "code_scaling", "prior", "output_bias"]
+)
+def test_unknown_choices_are_refused(setting):
+    with pytest.raises(ValueError, match=f"{setting} must be one of .*, received 'odd'"):
+        models.BinaryVAE(PIXELS, units=2, **{setting: "odd"})
