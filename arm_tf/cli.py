@@ -14,33 +14,33 @@ flags.disclaim_key_flags()  # --help lists the flags under the program, not unde
 USER_ERRORS = (config.ConfigError, data.DataError, run_folder.RunError)
 
 
-def define_flags(names=None):
-    """Defines an absl flag for each field of `config.Config`, or for those named."""
+def define_flags(flag_values=flags.FLAGS):
+    """Defines an absl flag for each field of `config.Config`."""
     for field in dataclasses.fields(config.Config):
-        if names and field.name not in names:
-            continue
         help = field.metadata["help"]
         if field.metadata["choices"]:
             help += f" One of: {', '.join(field.metadata['choices'])}."
         if field.type is bool:
-            flags.DEFINE_bool(field.name, field.default, help)
+            flags.DEFINE_bool(field.name, field.default, help, flag_values=flag_values)
         elif field.type is tuple:
-            flags.DEFINE_list(field.name, list(map(str, field.default)), help)
+            flags.DEFINE_list(
+                field.name, list(map(str, field.default)), help, flag_values=flag_values
+            )
         elif field.type in (int, int | None):
-            flags.DEFINE_integer(field.name, field.default, help)
+            flags.DEFINE_integer(field.name, field.default, help, flag_values=flag_values)
         elif field.type is float:
-            flags.DEFINE_float(field.name, field.default, help)
+            flags.DEFINE_float(field.name, field.default, help, flag_values=flag_values)
         else:
-            flags.DEFINE_string(field.name, field.default, help)
+            flags.DEFINE_string(field.name, field.default, help, flag_values=flag_values)
 
 
-def config_from_flags():
-    """The configuration that the parsed flags describe.
+def config_from_flags(flag_values=flags.FLAGS):
+    """The configuration that parsed flags describe.
 
     Raises:
       config.ConfigError: a value outside its limits.
     """
-    values = {f.name: flags.FLAGS[f.name].value for f in dataclasses.fields(config.Config)}
+    values = {f.name: flag_values[f.name].value for f in dataclasses.fields(config.Config)}
     for name, value in values.items():
         if isinstance(value, list):
             try:
@@ -67,6 +67,8 @@ def run(main):
             _exit(2, error)
         except USER_ERRORS as error:
             _exit(1, error)
+        except KeyboardInterrupt:
+            _exit(130, "interrupted.")
 
     # Products of 50-row matrices are too small to share between threads.
     xla_flags = os.environ.get("XLA_FLAGS", "")

@@ -39,8 +39,11 @@ class Config:
         None, "Folder with data files that are already there; unset: download on first use."
     )
     valid_images: int | None = _setting(
-        None, "Use only the first so many validation images; unset: all.", low=1)
-    test_images: int | None = _setting(None, "Use only the first so many test images; unset: all.", low=1)
+        None, "Use only the first so many validation images; unset: all.", low=1
+    )
+    test_images: int | None = _setting(
+        None, "Use only the first so many test images; unset: all.", low=1
+    )
 
     layers: int = _setting(1, "Number of stochastic layers.", low=1)
     network: str = _setting(
@@ -83,9 +86,13 @@ class Config:
     decoder_betas: tuple = _setting((0.9, 0.999), "Adam's decay rates for the decoder.")
     prior_learning_rate: float = _setting(0.01, "Step size of the prior's plain SGD.", low=0)
     batch_size: int | None = _setting(
-        None, "Images a step; unset: the paper's, 25 for OMNIGLOT and 50 otherwise.", low=1)
+        None, "Images a step; unset: the paper's, 25 for OMNIGLOT and 50 otherwise.", low=1
+    )
     epochs: int = _setting(
-        100, "Passes over the training images; the last, incomplete batch of each is left out.", low=1)
+        100,
+        "Passes over the training images; the last, incomplete batch of each is left out.",
+        low=1,
+    )
     max_steps: int | None = _setting(None, "Stop after so many steps, also in mid-epoch.", low=1)
     seed: int = _setting(0, "Determines initial weights, order of images, and noise.", low=0)
 
@@ -113,8 +120,7 @@ class Config:
         others = {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
-            if field.name not in named | _WHERE
-            and getattr(self, field.name) != field.default
+            if field.name not in named | _WHERE and getattr(self, field.name) != field.default
         }
         if self.batch_size == paper_batch_size(self.dataset):
             del others["batch_size"]

@@ -482,7 +482,9 @@ def _is_published(path, contents=None):
     logging.warning(
         "%s: not the published file (%s, published %s); "
         "results are not comparable with published figures",
-        path, found, source.checksum,
+        path,
+        found,
+        source.checksum,
     )
     return False
 

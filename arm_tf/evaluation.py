@@ -93,11 +93,13 @@ class Evaluator:
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
-        each = lambda values, reduce: np.concatenate(  # noqa: E731
-            [reduce(values[i : i + pieces]) for i in range(0, len(jobs), pieces)]
-        )
-        nll = math.log(self.num_samples) - each(log_sums, np.logaddexp.reduce)
-        neg_elbo = -each(log_ws, lambda v: np.sum(v, axis=0)) / self.num_samples
+
+        def each_image(values, reduce):
+            parts = range(0, len(jobs), pieces)
+            return np.concatenate([reduce(values[i : i + pieces], axis=0) for i in parts])
+
+        nll = math.log(self.num_samples) - each_image(log_sums, np.logaddexp.reduce)
+        neg_elbo = -each_image(log_ws, np.sum) / self.num_samples
         return Bounds(
             nll=float(nll.mean()),
             nll_stderr=float(nll.std(ddof=1) / math.sqrt(len(nll))) if len(nll) > 1 else math.nan,

@@ -140,8 +140,7 @@ def split(images, characters):
             indices += groups.pop()
         if len(indices) < SIZES[name]:
             raise ValueError(
-                f"expected {SIZES[name]} distinct glyphs for the {name} split, "
-                f"found {len(indices)}"
+                f"expected {SIZES[name]} distinct glyphs for the {name} split, found {len(indices)}"
             )
         splits[name] = rng.permutation(indices)[: SIZES[name]]
     return splits["train"], splits["valid"], splits["test"]

@@ -148,7 +148,7 @@ def path_expectation(f, maps, x, u, *, estimator="arm", num_samples=1):
     if u.shape[0] != expected:
         raise ValueError(f"u must have {expected} rows of noise, received shape {u.shape}.")
     rows = iter(tf.unstack(u))
-    take = lambda n: tf.stack([next(rows) for _ in range(n)])  # noqa: E731
+    take = lambda n: tf.stack([next(rows) for _ in range(n)])
     estimator = estimators.get(estimator)
     num_later_samples = num_samples * estimator.evaluations
     path, path_logits = [], []  # shared by all samples: [1, ..., V]
@@ -160,9 +160,7 @@ def path_expectation(f, maps, x, u, *, estimator="arm", num_samples=1):
 
         def f_t(b, logits=logits, later_noise=later_noise, later_maps=maps[t + 1 :]):
             later, later_logits = sample_path(later_maps, b, later_noise)
-            return f(
-                [*path, b, *later], [*path_logits, logits[tf.newaxis], *later_logits]
-            )
+            return f([*path, b, *later], [*path_logits, logits[tf.newaxis], *later_logits])
 
         f_values, grad_logits = estimator(f_t, tf.stop_gradient(logits), u_t)
         f_means.append(tf.reduce_mean(f_values, axis=0))

@@ -66,7 +66,7 @@ class BinaryVAE(keras.Model):
         output_bias = _choose("output_bias", output_bias, biases)
 
         def make_map(inputs, outputs, scaling, name, bias="zeros"):
-            dense = lambda size, **kwargs: keras.layers.Dense(  # noqa: E731
+            dense = lambda size, **kwargs: keras.layers.Dense(
                 size,
                 kernel_initializer=keras.initializers.GlorotUniform(seed=next(seeds)),
                 dtype=self.dtype,
@@ -131,9 +131,7 @@ class BinaryVAE(keras.Model):
         per_layer = num_samples * estimators.get(estimator).evaluations
         return self.num_layers * per_layer + _is_independent(decoder_samples)
 
-    def losses(
-        self, x, u, estimator="arm", num_samples=1, decoder_samples="independent"
-    ):
+    def losses(self, x, u, estimator="arm", num_samples=1, decoder_samples="independent"):
         """Negative ELBO of each datum, once for each part of the model that has its own gradient.
 
         With f(b_{1:T}) = log p(x, b_{1:T}) - log q(b_{1:T}|x), both are estimates of -E_q[f].

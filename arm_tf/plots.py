@@ -69,7 +69,11 @@ def save_curves(path, metrics, title):
             axes.plot(epochs, values, style, marker=marker, color=color, label=label)
         best = min(metrics, key=lambda row: row["valid_nll"])
         axes.plot(
-            best["epoch"], best["valid_nll"], "o", color="black", fillstyle="none",
+            best["epoch"],
+            best["valid_nll"],
+            "o",
+            color="black",
+            fillstyle="none",
             label=f"best validation bound, {best['valid_nll']:.2f}",
         )
         axes.set(xlabel="epoch", ylabel="nats", title=title)

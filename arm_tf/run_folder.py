@@ -56,9 +56,13 @@ class RunFolder:
                 "repeat those, or choose another --name."
             )
 
+    def close(self):
+        """Lets other processes use the folder."""
+        self._lock.close()
+
     def discard_if_new(self):
         """Removes the folder again if this process made it and left nothing in it."""
-        self._lock.close()
+        self.close()
         if self._is_new:
             (self.path / ".lock").unlink()
             self.path.rmdir()

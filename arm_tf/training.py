@@ -38,7 +38,7 @@ def build_model(config, dataset):
 
 def build_optimizers(config, variable_groups):
     """One Keras optimiser for each part of the model that has variables to train."""
-    adam = lambda betas: keras.optimizers.Adam(  # noqa: E731
+    adam = lambda betas: keras.optimizers.Adam(
         config.learning_rate, beta_1=betas[0], beta_2=betas[1], epsilon=_ADAM_EPSILON
     )
     optimizers = {
@@ -89,6 +89,11 @@ def make_steps(config, model, optimizers):
         return neg_elbos, dict(zip(groups, tf.unstack(norms), strict=True))
 
     return steps
+
+
+def _tensors(holder):
+    """The TensorFlow variables of a Keras model or optimiser, which checkpoints can follow."""
+    return [variable.value for variable in holder.variables]
 
 
 def epoch_order(num_images, seed, epoch):
@@ -171,13 +176,18 @@ class Trainer:
         }
         checkpoints = folder.path / "checkpoints"
         state = tf.train.Checkpoint(
-            model=self.model, optimizers=self.optimizers, position=self.position
+            weights=_tensors(self.model),
+            optimizers={part: _tensors(optimizer) for part, optimizer in self.optimizers.items()},
+            position=self.position,
         )
         self.latest = tf.train.CheckpointManager(state, str(checkpoints), max_to_keep=2)
         self.best = tf.train.CheckpointManager(
-            tf.train.Checkpoint(model=self.model), str(checkpoints / "best"), max_to_keep=1
+            tf.train.Checkpoint(weights=_tensors(self.model)),
+            str(checkpoints / "best"),
+            max_to_keep=1,
         )
-        self.latest.restore_or_initialize()
+        if self.latest.latest_checkpoint:
+            state.restore(self.latest.latest_checkpoint).assert_consumed()
         self.begun = time.monotonic() - float(self.position["seconds"])
         self.metrics = [row for row in folder.read_metrics() if row["step"] <= self.step]
         self.writers = {
@@ -428,7 +438,7 @@ def evaluate_run(path, config, dataset, split, num_samples):
     if latest is None:
         raise RunError(f"The run in {path} has no evaluated checkpoint yet.")
     model = build_model(config, dataset)
-    tf.train.Checkpoint(model=model).restore(latest).assert_consumed()
+    tf.train.Checkpoint(weights=_tensors(model)).restore(latest).assert_consumed()
     images = dataset.epoch(config.seed, 0) if split == "train" else getattr(dataset, split)
     key = noise.key(config.seed, f"final {split}")
     with _bar(1.0, 0.0, "{percentage:3.0f}% [{elapsed}<{remaining}]") as bar:

@@ -122,13 +122,11 @@ def test_derivative_of_f_is_not_used(name):
 def test_arm_is_zero_where_the_pair_agrees_whatever_f_does():
     logits = tf.constant([[3.0, 3.0], [0.1, 3.0]])
     u = tf.constant([[[0.4, 0.5], [0.2, 0.5]]])  # the second pair differs in its first unit
-    draws = iter(np.linspace(0, 1, 4, dtype="float32"))
-    noisy = lambda b: tf.reduce_sum(b, -1) + tf.constant(  # noqa: E731
-        [[next(draws), next(draws)], [next(draws), next(draws)]]
-    )
+    draws = tf.constant([[0.1, 0.2], [0.3, 0.5]])
+    noisy = lambda b: tf.reduce_sum(b, -1) + draws
     _, grad = gradient_at("arm", noisy, logits, u)
     np.testing.assert_array_equal(grad[0], 0)
-    assert np.abs(grad[1]).min() >= 0 and np.abs(grad[1, 0]) > 0
+    assert grad[1, 0] != 0
 
 
 def test_arm_merges_ar_at_u_and_one_minus_u():

@@ -19,7 +19,7 @@ def test_variables_inside_f_get_the_gradient_of_the_average():
     weights = tf.Variable(RNG.normal(size=3))
     logits = tf.constant(RNG.normal(size=(4, 3)))
     u = tf.constant(RNG.uniform(size=(2, 4, 3)))
-    f = lambda b: tf.tanh(tf.linalg.matvec(b, weights))  # noqa: E731
+    f = lambda b: tf.tanh(tf.linalg.matvec(b, weights))
     with tf.GradientTape() as tape:
         value = arm_tf.expectation(f, logits, num_samples=2, u=u)
     b = tf.concat(
@@ -72,7 +72,7 @@ def test_eager_graph_and_xla_agree(estimator):
 
 
 def test_seed_determines_the_noise():
-    f = lambda b: tf.reduce_sum(b * [1.0, 2.0, 4.0], -1)  # noqa: E731
+    f = lambda b: tf.reduce_sum(b * [1.0, 2.0, 4.0], -1)
     logits = tf.zeros([100, 3])
     first, again, other = (arm_tf.expectation(f, logits, seed=s).numpy() for s in (1, 1, 2))
     unseeded = [arm_tf.expectation(f, logits, estimator="ar").numpy() for _ in range(2)]
@@ -104,7 +104,9 @@ def test_errors_name_what_was_received(change, message):
 
 
 def test_path_expectation_refuses_a_wrong_number_of_noise_rows():
-    with pytest.raises(ValueError, match=r"u must have 4 rows of noise, received shape \(3, 5, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"u must have 4 rows of noise, received shape \(3, 5, 3\)"
+    ):
         layers.path_expectation(
             lambda path, logits: 0, [tf.identity] * 2, LOGITS, tf.zeros([3, 5, 3])
         )
@@ -173,9 +175,7 @@ def test_nested_layers_train_both():
     with tf.GradientTape() as tape:
         value = first(
             logits.value(),
-            f=lambda b: second(
-                tf.tensordot(b, weights, 1), f=lambda c: tf.reduce_sum(c**2, -1)
-            ),
+            f=lambda b: second(tf.tensordot(b, weights, 1), f=lambda c: tf.reduce_sum(c**2, -1)),
         )
     assert value.shape == (5,)
     for grad in tape.gradient(value, [logits, weights]):
@@ -187,7 +187,9 @@ def test_gradient_through_a_sample_is_refused():
     with tf.GradientTape() as tape:
         tape.watch(LOGITS)
         total = tf.reduce_sum(layer(LOGITS))
-    with pytest.raises(ValueError, match=r"call the StochasticBinary layer as layer\(logits, f=f\)"):
+    with pytest.raises(
+        ValueError, match=r"call the StochasticBinary layer as layer\(logits, f=f\)"
+    ):
         tape.gradient(total, LOGITS)
 
 

@@ -63,7 +63,7 @@ def exact_gradients(model, part):
 def test_log_weight_is_that_of_the_model_written_with_distributions(num_layers, network):
     model = make_model(num_layers, network, input_scaling="symmetric", code_scaling="symmetric")
     path = all_paths(model)
-    bernoulli = lambda logits: tfp.distributions.Independent(  # noqa: E731
+    bernoulli = lambda logits: tfp.distributions.Independent(
         tfp.distributions.Bernoulli(logits=logits), 1
     )
     expected = bernoulli(model.prior_logits.value).log_prob(path[-1])
@@ -201,7 +201,7 @@ def test_losses_send_no_gradient_to_the_other_part():
 
 def test_settings_have_the_effect_they_name():
     mean = np.array([0.2, 0.5, 0.9])
-    make = lambda **kwargs: models.BinaryVAE(PIXELS, units=2, seed=1, **kwargs)  # noqa: E731
+    make = lambda **kwargs: models.BinaryVAE(PIXELS, units=2, seed=1, **kwargs)
     plain = make()
     kernel, bias = plain.encoder[0].get_weights()
     x = X.numpy().astype("float32")

@@ -1,0 +1,112 @@
+"""Commands as a user types them: help, errors in one line, refusals."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+FAST = ("--units=8", "--eval_samples=2", "--test_samples=30", "--test_images=200",
+        "--valid_images=100", "--max_steps=20", "--steps_per_loop=10")  # fmt: skip
+
+
+def call(module, *arguments, **environment):
+    inherited = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
+    return subprocess.run(
+        [sys.executable, "-m", f"arm_tf.{module}", *arguments],
+        cwd=ROOT,
+        env={**inherited, **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def assert_one_line(process, message, status=(1, 2)):
+    assert process.returncode in status, process.stderr
+    assert len(process.stderr.strip().splitlines()) == 1, process.stderr
+    assert process.stderr.startswith("Error: ") and message in process.stderr, process.stderr
+
+
+@pytest.mark.parametrize("module", ["train", "evaluate"])
+def test_help_lists_the_flags(module):
+    process = call(module, "--help")
+    assert "--data_dir" in process.stdout and "Folder" in process.stdout
+
+
+def test_nothing_imports_tensorflow_before_flags_are_parsed():
+    code = "import sys, arm_tf.train, arm_tf.evaluate, arm_tf.paper; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert not {"tensorflow", "keras", "scipy", "matplotlib"} & set(loaded)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--units=abc"], "--units=abc"),
+        (["--units=-1"], "--units must be an integer of at least 1, received -1"),
+        (["--colour=red"], "Unknown command line flag 'colour'"),
+        (["omniglot"], "Unexpected argument 'omniglot'"),
+        (["--flagfile=nowhere.flags"], "nowhere.flags"),
+        (["--estimator=amr"], "one of ar, arm"),
+        (["--dataset=mnits"], "one of glyphs, mnist_static"),
+        (["--encoder_betas=0.9,x"], "numbers separated by commas"),
+        (["--dataset=mnist_static", "--data_dir=/nowhere"], "/nowhere"),
+        (["--logdir=setup.py"], "choose another with --logdir"),
+    ],
+)
+def test_errors_are_one_line_and_leave_nothing(arguments, message, tmp_path):
+    logdir = [] if any("logdir" in a for a in arguments) else [f"--logdir={tmp_path / 'runs'}"]
+    assert_one_line(call("train", *arguments, *logdir), message)
+    assert not list(tmp_path.glob("runs/*"))
+
+
+def test_train_then_refuse_then_evaluate(tmp_path):
+    arguments = (*FAST, f"--logdir={tmp_path}", "--name=run")
+    first = call("train", *arguments)
+    assert first.returncode == 0 and not first.stderr, first.stderr
+    assert "Test bound on -log p(x): " in first.stdout
+
+    again = call("train", *arguments)
+    assert again.returncode == 0 and "is finished" in again.stdout
+
+    other = call("train", *arguments, "--units=9", "--seed=4")
+    assert_one_line(other, "started with other values of --units, --seed")
+
+    evaluated = call("evaluate", f"--run={tmp_path / 'run'}", "--samples=30")
+    bound = first.stdout.split("-log p(x): ")[1].split(" nats")[0]
+    assert evaluated.returncode == 0 and bound in evaluated.stdout, evaluated.stderr
+
+    assert_one_line(call("evaluate", "--run=nowhere"), "not the folder of a run")
+    assert_one_line(call("evaluate", f"--run={tmp_path / 'run'}", "--split=dev"), "'dev'")
+
+
+def test_replaced_data_are_refused(tmp_path):
+    """A data file that changes between two starts of a run is noticed."""
+    archive = tmp_path / "mnist.npz"
+    images = {name: np.zeros([n, 28, 28], np.uint8) for name, n in
+              (("x_train", 60_000), ("x_test", 10_000))}  # fmt: skip
+    np.savez_compressed(archive, **images)
+    arguments = ("--dataset=mnist_threshold", f"--data_dir={tmp_path}", *FAST,
+                 f"--logdir={tmp_path / 'runs'}", "--name=run", "--eval_every=1")  # fmt: skip
+    assert call("train", *arguments).returncode == 0
+    (tmp_path / "runs" / "run" / "result.json").unlink()
+    images["x_train"][7] = 255
+    np.savez_compressed(archive, **images)
+    process = call("train", *arguments)
+    assert process.returncode == 1 and "started with other data" in process.stderr
+
+
+def test_folder_in_use_is_refused(tmp_path):
+    import fcntl
+
+    (tmp_path / "run").mkdir()
+    with open(tmp_path / "run" / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        process = call("train", *FAST, f"--logdir={tmp_path}", "--name=run")
+    assert_one_line(process, "Another process is training the run")

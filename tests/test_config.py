@@ -1,0 +1,89 @@
+"""Settings: limits, names, flag files."""
+
+import dataclasses
+import json
+import pathlib
+
+import pytest
+
+from arm_tf import estimators, paper
+from arm_tf.config import Config, ConfigError
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize(
+    "setting, value, message",
+    [
+        ("dataset", "mnits", "--dataset must be one of glyphs, mnist_static, .* received 'mnits'"),
+        ("estimator", "amr", "--estimator must be one of .*arm.* received 'amr'"),
+        ("units", 0, "--units must be an integer of at least 1, received 0"),
+        ("batch_size", -5, "received -5"),
+        ("layers", True, "received True"),
+        ("seed", -1, "--seed must be an integer of at least 0"),
+        ("learning_rate", float("nan"), "--learning_rate must be a finite number"),
+        ("learning_rate", float("inf"), "received inf"),
+        ("encoder_betas", (0.9, 1.0), r"below 1.*received \(0.9, 1.0\)"),
+        ("encoder_betas", (0.9,), "two numbers"),
+        ("name", "../elsewhere", "a folder name"),
+        ("logdir", "", "a text that is not empty"),
+        ("jit", 1, "true or false"),
+    ],
+)
+def test_values_outside_their_limits_are_refused(setting, value, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        Config(**{setting: value})
+    assert "\n" not in str(caught.value)
+
+
+def test_batch_size_is_the_papers_unless_given():
+    assert Config(dataset="omniglot").batch_size == 25
+    assert Config(dataset="mnist_static").batch_size == 50
+    assert Config(dataset="omniglot", batch_size=7).batch_size == 7
+
+
+def test_name_follows_from_what_is_computed():
+    assert Config().name == "glyphs-linear-1-arm-seed0"
+    assert Config(batch_size=50, logdir="elsewhere", data_dir="x").name == Config().name
+    others = [Config(learning_rate=1e-3), Config(epochs=7), Config(batch_size=49), Config(seed=1)]
+    assert len({c.name for c in [Config(), *others]}) == 5
+
+
+def test_differences_are_named():
+    assert Config().differences(Config(units=3, seed=2, logdir="x")) == ["units", "seed"]
+
+
+def test_round_trip_through_json():
+    config = Config(encoder_betas=(0.5, 0.99999), max_steps=3)
+    assert Config.from_dict(json.loads(json.dumps(dataclasses.asdict(config)))) == config
+    with pytest.raises(ConfigError, match="Unknown settings: colour"):
+        Config.from_dict({"colour": 1})
+
+
+def test_estimators_that_can_be_chosen_are_those_of_the_table():
+    (field,) = [f for f in dataclasses.fields(Config) if f.name == "estimator"]
+    assert set(field.metadata["choices"]) == set(estimators.TABLE)
+
+
+def test_flag_files_are_those_of_the_papers_settings():
+    """If this fails, `python -m arm_tf.paper` writes them anew."""
+    files = {p.name: p.read_text() for p in (ROOT / "runs" / "paper").glob("*.flags")}
+    assert files == paper.flag_files()
+    for settings in paper.SETTINGS.values():
+        Config(**settings)
+
+
+def test_paper_settings_differ_as_the_authors_scripts_do():
+    linear, nonlinear = (
+        Config(**paper.SETTINGS[f"mnist_static-{n}"]) for n in ("linear", "nonlinear")
+    )
+    assert (linear.input_scaling, linear.code_scaling) == ("symmetric", "symmetric")
+    assert (nonlinear.prior, nonlinear.leaky_slope, nonlinear.code_scaling) == (
+        "uniform",
+        0.1,
+        "none",
+    )
+    omniglot = Config(**paper.SETTINGS["omniglot-nonlinear"])
+    assert (omniglot.encoder_betas, omniglot.decoder_betas) == ((0.5, 0.99999), (0.9, 0.999))
+    assert (omniglot.leaky_slope, omniglot.batch_size, omniglot.epochs) == (0.3, 20, 800)
+    assert (omniglot.valid_images, omniglot.test_images) == (1300, 8000)

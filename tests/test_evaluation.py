@@ -1,0 +1,74 @@
+"""Bounds over images: right, chunked without effect, and bounded in memory."""
+
+import numpy as np
+import oracles
+import pytest
+import tensorflow as tf
+
+from arm_tf import evaluation, models, noise, objectives
+
+RNG = np.random.default_rng(0)
+
+
+def make_model(num_layers=1, pixels=6, units=3):
+    model = models.BinaryVAE(pixels=pixels, num_layers=num_layers, units=units)
+    for variable in model.variables:
+        variable.assign(RNG.normal(size=variable.shape))
+    return model
+
+
+def exact_nll(model, images):
+    """-log p(x) of each image by summing over all codes of a one-layer model."""
+    codes = tf.constant(oracles.binary_vectors(model.units)[:, np.newaxis], tf.float32)
+    x = tf.constant(images, tf.float32)
+    zeros = tf.zeros([1, 1, model.units])  # log q of any code under logits of zero
+    log_joint = model.log_weight(x, [codes], [zeros]) - model.units * np.log(2.0)
+    return -tf.reduce_logsumexp(log_joint, axis=0).numpy()
+
+
+def test_many_samples_approach_the_exact_likelihood_from_below():
+    model, images = make_model(), RNG.integers(0, 2, size=(40, 6)).astype(np.uint8)
+    exact = exact_nll(model, images).mean()
+    bounds = [
+        evaluation.Evaluator(model, images, samples, noise.key(0, "x"))()
+        for samples in (1, 20, 4000)
+    ]
+    assert bounds[0].nll > bounds[1].nll > bounds[2].nll - 0.01
+    assert bounds[2].nll == pytest.approx(exact, abs=0.02)
+    assert bounds[0].nll == pytest.approx(bounds[0].neg_elbo, abs=1e-5)
+    assert bounds[1].neg_elbo > bounds[1].nll
+
+
+@pytest.mark.parametrize("num_layers", [1, 2])
+def test_pieces_are_put_together_rightly(num_layers, monkeypatch):
+    """Sizes that divide neither images nor samples give what the log weights say."""
+    monkeypatch.setattr(evaluation, "_ROWS", 12)
+    monkeypatch.setattr(evaluation, "_SAMPLES", 4)
+    model, images = make_model(num_layers), RNG.integers(0, 2, size=(10, 6)).astype(np.uint8)
+    key = noise.key(0, "x")
+    bounds = evaluation.Evaluator(model, images, 7, key)()
+    log_w = np.empty([7, 10])
+    for job in range(8):  # four pieces of three images, each in two pieces of four samples
+        i, j = divmod(job, 2)
+        u = noise.uniforms(key, job, [1, num_layers, 4, 3, 3])[0]
+        x = images[3 * i : 3 * i + 3].astype(np.float32)
+        piece = model.log_weights(np.pad(x, [(0, 3 - len(x)), (0, 0)]), u).numpy()
+        log_w[4 * j : 4 * j + 4, 3 * i : 3 * i + 3] = piece[: 7 - 4 * j, : len(x)]
+    nll = -objectives.multisample_bound(tf.constant(log_w)).numpy()
+    assert bounds.nll == pytest.approx(nll.mean(), abs=1e-5)
+    assert bounds.nll_stderr == pytest.approx(nll.std(ddof=1) / np.sqrt(10), abs=1e-5)
+    assert bounds.neg_elbo == pytest.approx(-log_w.mean(), abs=1e-5)
+    assert bounds.images == 10
+
+
+def test_repeated_evaluations_are_identical():
+    model, images = make_model(2), RNG.integers(0, 2, size=(400, 6)).astype(np.uint8)
+    evaluator = evaluation.Evaluator(model, images, 60, noise.key(0, "x"))
+    assert evaluator() == evaluator()
+
+
+def test_multisample_bound_of_one_sample_is_the_elbo():
+    log_w = tf.constant(RNG.normal(size=(1, 5)))
+    np.testing.assert_allclose(
+        objectives.multisample_bound(log_w), objectives.elbo(log_w), atol=1e-14
+    )

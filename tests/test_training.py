@@ -1,0 +1,317 @@
+"""Runs: what they write, and that stopping, resuming and looping change nothing."""
+
+import csv
+import dataclasses
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from arm_tf import data, noise, run_folder, training
+from arm_tf.config import Config
+
+RNG = np.random.default_rng(0)
+TIMES = {"seconds", "steps_per_second"}
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    """Small, learnable: noisy copies of four patterns."""
+    patterns = RNG.random((4, 784)) < 0.2
+    images = [
+        (patterns[RNG.integers(4, size=n)] ^ (RNG.random((n, 784)) < 0.02)).astype(np.uint8)
+        for n in (230, 50, 60)
+    ]
+    return data.Dataset("glyphs", *images, dynamic=False, published=True, checksum="c")
+
+
+def configure(logdir, **settings):
+    values = dict(
+        units=8,
+        epochs=3,
+        batch_size=20,
+        learning_rate=1e-3,
+        eval_samples=7,
+        test_samples=30,
+        steps_per_loop=4,
+        logdir=str(logdir),
+        name="run",
+    )
+    return Config(**{**values, **settings})
+
+
+def run(config, dataset):
+    folder = run_folder.RunFolder(config)
+    folder.start(config, dataset)
+    training.train(config, dataset, folder)
+    folder.close()
+    return folder
+
+
+def weights(folder):
+    """Every tensor in the newest checkpoint, but for the clocks."""
+    reader = tf.train.load_checkpoint(str(folder.path / "checkpoints"))
+    return {
+        name: reader.get_tensor(name)
+        for name in reader.get_variable_to_shape_map()
+        if name.startswith(("weights", "optimizers", "position")) and "seconds" not in name
+    }
+
+
+def figures(folder):
+    return {k: v for k, v in folder.result.items() if k not in TIMES}
+
+
+def metrics(folder):
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in folder.read_metrics()]
+
+
+def assert_same_run(folder, other):
+    a, b = weights(folder), weights(other)
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+    assert figures(folder) == figures(other)
+    assert metrics(folder) == metrics(other)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, dataset):
+    return run(configure(tmp_path_factory.mktemp("finished")), dataset)
+
+
+def test_run_folder_has_everything(finished, dataset):
+    names = {path.name for path in finished.path.iterdir()}
+    assert names >= {
+        "flags.txt", "config.json", "metrics.csv", "result.json", "checkpoints",
+        "samples.png", "reconstructions.png", "curves.png", "train", "valid", "test",
+    }  # fmt: skip
+    assert not [name for name in names if name.endswith(".tmp")]
+    result = finished.result
+    assert set(result) >= {
+        "dataset", "layers", "network", "estimator", "seed", "steps", "best_epoch", "valid_nll",
+        "test_nll", "test_neg_elbo", "test_samples", "steps_per_second", "seconds",
+    }  # fmt: skip
+    assert (result["steps"], result["test_images"], result["evaluations_per_step"]) == (33, 60, 3)
+    assert result["test_nll"] < result["test_neg_elbo"]
+    rows = list(csv.DictReader(open(finished.path / "metrics.csv", newline="")))
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    assert float(rows[-1]["train_neg_elbo"]) < float(rows[0]["train_neg_elbo"]) - 20
+    assert min(float(row["valid_nll"]) for row in rows) == pytest.approx(result["valid_nll"])
+    record = json.loads((finished.path / "config.json").read_text())
+    assert record["data"]["checksum"] == "c" and record["versions"]["tensorflow"]
+    assert record["data"]["images"] == {"train": 230, "valid": 50, "test": 60}
+
+
+def test_events_hold_scalars_and_pictures(finished):
+    tags = {}
+    for split in ("train", "valid", "test"):
+        (path,) = (finished.path / split).glob("events*")
+        tags[split] = {
+            value.tag
+            for event in tf.compat.v1.train.summary_iterator(str(path))
+            for value in event.summary.value
+        }
+    assert tags["train"] == {
+        "neg_elbo", "learning_rate", "steps_per_second",
+        "gradient_norm/encoder", "gradient_norm/decoder", "gradient_norm/prior",
+    }  # fmt: skip
+    assert tags["valid"] == {"neg_elbo", "nll_bound"}
+    assert tags["test"] == {"neg_elbo", "nll_bound", "samples", "reconstructions"}
+
+
+def test_flag_file_repeats_the_configuration(finished):
+    from absl import flags
+
+    from arm_tf import cli
+
+    values = flags.FlagValues()
+    cli.define_flags(flag_values=values)
+    values(["program", f"--flagfile={finished.path / 'flags.txt'}"])
+    assert cli.config_from_flags(values) == run_folder.read_config(finished.path)
+
+
+@pytest.mark.parametrize("steps_per_loop", [1, 5, 100])
+def test_steps_per_loop_changes_nothing(steps_per_loop, finished, dataset, tmp_path):
+    other = run(configure(tmp_path, steps_per_loop=steps_per_loop), dataset)
+    assert_same_run(finished, other)
+
+
+@pytest.mark.parametrize("stop_at", [3, 11, 17])
+def test_stopping_and_resuming_changes_nothing(stop_at, finished, dataset, tmp_path, monkeypatch):
+    """Asked to stop in mid-epoch or right at its end, the run goes on bit for bit."""
+    config = configure(tmp_path, steps_per_loop=1)
+    run_steps = training.Trainer.run_steps
+
+    def stopping(trainer):
+        if trainer.step == stop_at:
+            signal.raise_signal(signal.SIGTERM)
+        return run_steps(trainer)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.Trainer, "run_steps", stopping)
+        folder = run(config, dataset)
+    assert folder.result is None
+    assert_same_run(finished, run(config, dataset))
+
+
+def test_stop_during_the_final_test_keeps_the_last_weights(
+    finished, dataset, tmp_path, monkeypatch
+):
+    config = configure(tmp_path)
+    finish = training.Trainer.finish
+
+    def stopping(trainer, progress):
+        signal.raise_signal(signal.SIGINT)
+        return finish(trainer, progress)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.Trainer, "finish", stopping)
+        assert run(config, dataset).result is None
+    assert_same_run(finished, run(config, dataset))
+
+
+def test_best_weights_are_those_of_the_best_validation(dataset, tmp_path):
+    """Validated on images unlike those it learns, a run is best early and measured there."""
+    config = configure(tmp_path, epochs=6)
+    dataset = dataclasses.replace(dataset, valid=1 - dataset.valid)
+    folder = run(config, dataset)
+    rows = folder.read_metrics()
+    best = min(rows, key=lambda row: row["valid_nll"])
+    assert best["step"] < rows[-1]["step"]
+    assert folder.result["best_epoch"] == best["epoch"]
+    assert folder.result["valid_nll"] == pytest.approx(best["valid_nll"])
+    bounds = training.evaluate_run(folder.path, config, dataset, "test", config.test_samples)
+    assert bounds.nll == folder.result["test_nll"]
+
+
+def test_max_steps_stops_in_mid_epoch_with_a_result(dataset, tmp_path):
+    folder = run(configure(tmp_path, max_steps=15), dataset)
+    assert folder.result["steps"] == 15
+    assert [row["step"] for row in folder.read_metrics()] == [11, 15]
+
+
+def test_plain_path_gives_the_same_numbers_as_the_compiled_one(finished, dataset, tmp_path):
+    plain = run(configure(tmp_path, jit=False), dataset)
+    assert plain.result["valid_nll"] == pytest.approx(finished.result["valid_nll"], abs=0.01)
+    assert plain.result["test_nll"] == pytest.approx(finished.result["test_nll"], abs=0.01)
+
+
+def test_loss_that_is_not_finite_stops_the_run(dataset, tmp_path, monkeypatch):
+    run_steps = training.Trainer.run_steps
+
+    def poisoned(trainer):
+        if trainer.step == 16:
+            trainer.model.prior_logits.assign(trainer.model.prior_logits * np.nan)
+        return run_steps(trainer)
+
+    monkeypatch.setattr(training.Trainer, "run_steps", poisoned)
+    config = configure(tmp_path, steps_per_loop=1)
+    with pytest.raises(run_folder.RunError, match="loss is not finite at step 17; .* is kept"):
+        run(config, dataset)
+    reader = tf.train.load_checkpoint(str(tmp_path / "run" / "checkpoints"))
+    assert reader.get_tensor("position/step/.ATTRIBUTES/VARIABLE_VALUE") == 11
+    assert all(np.isfinite(value).all() for value in weights_in(reader))
+
+
+def weights_in(reader):
+    names = [n for n in reader.get_variable_to_shape_map() if n.startswith("weights")]
+    assert names
+    return [reader.get_tensor(name) for name in names]
+
+
+def test_batch_larger_than_the_data_is_refused(dataset, tmp_path):
+    with pytest.raises(run_folder.RunError, match="--batch_size=500 is more than the 230 training"):
+        run(configure(tmp_path, batch_size=500), dataset)
+
+
+def test_dynamic_images_are_drawn_anew_each_epoch(dataset, tmp_path):
+    grey = np.full((40, 784), 128, np.uint8)
+    dynamic = data.Dataset(
+        "mnist_dynamic", grey, dataset.valid, dataset.test, True, True, checksum="d"
+    )
+    config = configure(tmp_path, max_steps=3)
+    folder = run_folder.RunFolder(config)
+    trainer = training.Trainer(config, dynamic, folder)
+    seen = []
+    for _ in range(2):
+        trainer.run_steps()
+        seen.append(trainer.epoch_images.numpy())
+    assert trainer.step == 3 and (seen[0] != seen[1]).mean() == pytest.approx(0.5, abs=0.05)
+
+
+def test_each_epoch_visits_every_image_once():
+    orders = [training.epoch_order(1000, 0, epoch) for epoch in (0, 0, 1)]
+    np.testing.assert_array_equal(orders[0], orders[1])
+    assert (orders[0] != orders[2]).any()
+    np.testing.assert_array_equal(np.sort(orders[0]), np.arange(1000))
+
+
+def test_noise_is_a_function_of_seed_purpose_and_position():
+    for shape in ([6, 3, 5], [6, 2, 4]):  # with and without numbers left over in a block
+        key = noise.key(0, "train")
+        whole = noise.uniforms(key, 10, shape).numpy()
+        np.testing.assert_array_equal(whole[2:5], noise.uniforms(key, 12, [3, *shape[1:]]))
+        for seed, purpose in ((1, "train"), (0, "test")):
+            assert (whole != noise.uniforms(noise.key(seed, purpose), 10, shape).numpy()).all()
+        assert 0 <= whole.min() and whole.max() < 1 and len(np.unique(whole)) == whole.size
+
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def start(*arguments):
+    """A training command in a process of its own, as a user's shell would start it."""
+    environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "arm_tf.train", *arguments],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+FAST = ("--units=8", "--eval_samples=5", "--test_samples=5", "--test_images=200",
+        "--valid_images=200", "--max_steps=1200", "--learning_rate=1e-3")  # fmt: skip
+
+
+def test_killed_run_resumes_bit_for_bit(tmp_path):
+    """kill -9 at moments spread over the run, on the embedded data, through the command line."""
+
+    whole = start(*FAST, f"--logdir={tmp_path}", "--name=whole")
+    output = whole.communicate(timeout=300)[0]
+    assert whole.returncode == 0, output
+    killed = 0
+    for delay in (0.0, 0.4, 0.8):
+        process = start(*FAST, f"--logdir={tmp_path}", "--name=killed")
+        process.stdout.readline()  # "Training …": what follows is steps and evaluations
+        time.sleep(delay)
+        process.kill()
+        process.communicate()
+        killed += process.returncode == -signal.SIGKILL
+    assert killed >= 1
+    last = start(*FAST, f"--logdir={tmp_path}", "--name=killed")
+    output = last.communicate(timeout=300)[0]
+    assert last.returncode == 0, output
+    configs = [run_folder.read_config(tmp_path / name) for name in ("whole", "killed")]
+    assert_same_run(*[run_folder.RunFolder(config) for config in configs])
+
+
+def test_interrupted_command_says_how_to_go_on(tmp_path):
+    process = start(*FAST[:-2], "--epochs=50", f"--logdir={tmp_path}", "--name=run")
+    process.stdout.readline()
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == 0, output
+    assert "the same command goes on from there" in output and "Traceback" not in output
+    assert (tmp_path / "run" / "checkpoints" / "checkpoint").exists()
