@@ -319,7 +319,8 @@ class Trainer:
         key = noise.key(self.config.seed, "pictures")
         shape = [1, model.num_layers + 1, _IMAGES_SHOWN, model.units]
         u = noise.uniforms(key, 0, shape)[0]
-        x = self.dataset.test[:_IMAGES_SHOWN].astype(np.float32)
+        test = self.dataset.test  # may be sorted by class
+        x = test[:: -(-len(test) // _IMAGES_SHOWN)].astype(np.float32)
         return {
             "samples": plots.grid(model.generate(u[1:]).numpy()),
             "reconstructions": plots.paired_grid(x, model.reconstruct(x, u[0, : len(x)]).numpy()),
