@@ -73,7 +73,12 @@ class Config:
     )
 
     estimator: str = _setting("arm", "Gradient estimator.", tuple(sorted(estimators.TABLE)))
-    num_samples: int = _setting(1, "Noise samples that the estimator averages over.", low=1)
+    num_samples: int | None = _setting(
+        None, "Noise samples of the estimator; unset: the least that it takes.", low=1
+    )
+    temperature: float = _setting(
+        0.5, "Temperature of relaxations, where it is not learned.", low=0
+    )
     decoder_samples: str = _setting(
         "independent",
         "Where the gradient of decoder and prior comes from: one further independent sample, "
@@ -84,6 +89,9 @@ class Config:
     learning_rate: float = _setting(1e-4, "Adam's step size, encoder and decoder.", low=0)
     encoder_betas: tuple = _setting((0.9, 0.999), "Adam's decay rates for the encoder.")
     decoder_betas: tuple = _setting((0.9, 0.999), "Adam's decay rates for the decoder.")
+    estimator_learning_rate: float = _setting(
+        1e-3, "Adam's step size for what the estimator learns.", low=0
+    )
     prior_learning_rate: float = _setting(0.01, "Step size of the prior's plain SGD.", low=0)
     batch_size: int | None = _setting(
         None, "Images a step; unset: the paper's, 25 for OMNIGLOT and 50 otherwise.", low=1
@@ -110,6 +118,11 @@ class Config:
             object.__setattr__(self, "batch_size", paper_batch_size(self.dataset))
         for field in dataclasses.fields(self):
             _check(field, getattr(self, field.name))
+        try:
+            num_samples = estimators.check(self.estimator, self.num_samples, self.units)[1]
+        except ValueError as error:
+            raise ConfigError(f"--estimator={self.estimator}: {error}") from None
+        object.__setattr__(self, "num_samples", num_samples)
         if self.name is None:
             object.__setattr__(self, "name", self._default_name())
 
@@ -117,13 +130,16 @@ class Config:
         """Names the settings that people vary, and a digest of any others that are not default."""
         named = {"dataset", "network", "layers", "estimator", "seed"}
         name = f"{self.dataset}-{self.network}-{self.layers}-{self.estimator}-seed{self.seed}"
+        filled_in = {
+            "batch_size": paper_batch_size(self.dataset),
+            "num_samples": estimators.get(self.estimator).min_samples,
+        }
         others = {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
-            if field.name not in named | _WHERE and getattr(self, field.name) != field.default
+            if field.name not in named | _WHERE
+            and getattr(self, field.name) != filled_in.get(field.name, field.default)
         }
-        if self.batch_size == paper_batch_size(self.dataset):
-            del others["batch_size"]
         if others:
             digest = hashlib.sha256(json.dumps(others, sort_keys=True).encode()).hexdigest()
             name += f"-{digest[:8]}"

@@ -5,6 +5,7 @@ layers, and the Keras layer `StochasticBinary` a user's own model.
 """
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from arm_tf import bernoulli, estimators
@@ -20,76 +21,102 @@ def _attach_gradient(value, logits, grad_logits):
     return tf.identity(value), gradient
 
 
-def expectation(f, logits, *, estimator="arm", num_samples=1, u=None, seed=None):
+@tf.custom_gradient
+def _zero_with_gradient(parameter, grad):
+    """Zero, whose gradient in `parameter` is `grad`."""
+    return tf.zeros([], grad.dtype), lambda upstream: (upstream * grad, None)
+
+
+def expectation(f, logits, *, estimator="arm", num_samples=None, u=None, seed=None, **options):
     """Monte Carlo estimate of E[f(b)], b ~ prod_v Bernoulli(sigmoid(logits_v)).
 
-    The value is the average of f over the samples that the estimator evaluates. Its gradient
-    with respect to `logits` is the estimator's, for ARM
+    The value is the average of f over the samples that the estimator evaluates (for an estimator
+    of the objective "multisample", the bound log mean_k exp f(b_k)). Its gradient with respect to
+    `logits` is the estimator's, for ARM
 
       (1/K) sum_k (f(b_anti_k) - f(b_k)) (u_k - 1/2)      (Yin & Zhou 2019, theorem 1);
 
-    with respect to variables that f uses, it is the gradient of the average. The derivative
-    of f in b is not used by "arm", "ar" or "reinforce".
+    with respect to variables that f uses, it is the gradient of the average. The derivative of f
+    in b is used only by the estimators whose row in the table says so.
 
     The estimators hold f fixed in the logits. Where f contains them, as log q(b) in an ELBO
     does, wrap them in `tf.stop_gradient` inside f: their direct gradient has mean zero and
     would only add variance.
 
+    An estimator that learns parameters uses their first values here; `StochasticBinary` and
+    `arm_tf.train` keep and train them.
+
     Args:
-      f: maps zeros and ones [S, ..., V], in the dtype of `logits`, to values [S, ...] of
-        the same dtype; S is num_samples times the estimator's evaluations per sample.
+      f: maps zeros and ones (or, for a relaxation, numbers between) [S, ..., V], in the dtype
+        of `logits`, to values [S, ...] of the same dtype; S is the estimator's choice.
       logits: float32 or float64 [..., V], log-odds.
       estimator: a name from `arm_tf.estimators.TABLE`.
-      num_samples: int K >= 1, noise samples to average over.
-      u: uniform noise [num_samples, ..., V] to threshold, for exact tests; drawn when None.
+      num_samples: int K, noise samples to average over; None for the least it takes.
+      u: uniform noise [rows, ..., V] to threshold, for exact tests; drawn when None. There is a
+        row for each of the num_samples, and as many again for an estimator with further noise.
       seed: int or pair of ints that determines the noise; None draws afresh at each call.
+      **options: settings of the estimator, such as temperature.
 
     Returns:
       Float [...], differentiable once in `logits` and in whatever f uses.
 
     Raises:
-      ValueError: an unknown estimator, a num_samples below 1, logits that are not floating
-        point, noise or values of f of the wrong shape, or both `u` and `seed`.
+      ValueError: an unknown estimator or option, too small a num_samples, too many units for the
+        estimator, logits that are not floating point, noise or values of f of the wrong shape,
+        an f without the derivative that the estimator needs, or both `u` and `seed`.
     """
-    estimator = estimators.get(estimator)
     logits = tf.convert_to_tensor(logits)
     if not logits.dtype.is_floating or logits.shape.rank in (None, 0):
         raise ValueError(
             "logits must be floating point of shape [..., V], "
             f"received dtype {logits.dtype.name} and shape {logits.shape}."
         )
-    u = _noise(logits, num_samples, u, seed)
-    f_values, grad_logits = estimator(_check_values(f), tf.stop_gradient(logits), u)
-    return _attach_gradient(tf.reduce_mean(f_values, axis=0), logits, grad_logits)
+    units = logits.shape[-1]
+    row, num_samples = estimators.check(estimator, num_samples, units)
+    u = _noise(logits, row.rows(num_samples, units), u, seed)
+    parameters = {
+        name: tf.constant(value, logits.dtype)
+        for name, value in row.initial_parameters(units).items()
+    }
+    estimate = _estimate(row, _check_values(f), logits, u, parameters, options)
+    return _attach_gradient(estimate.value, logits, estimate.grad_logits)
 
 
-def _noise(logits, num_samples, u, seed):
-    """`u` after checks, or fresh uniform noise [num_samples, ..., V]."""
-    if not isinstance(num_samples, int) or num_samples < 1:
-        raise ValueError(f"num_samples must be an integer of at least 1, received {num_samples!r}.")
+def _estimate(row, f, logits, u, parameters, options):
+    unknown = sorted(set(options) - set(row.options))
+    if unknown:
+        raise ValueError(
+            f"Unknown options {', '.join(unknown)} for {row.function.split('.')[1]!r}; "
+            f"it takes {', '.join(row.options) or 'none'}."
+        )
+    arguments = [parameters] if parameters else []
+    return row(f, tf.stop_gradient(logits), u, *arguments, **options)
+
+
+def _noise(logits, rows, u, seed):
+    """`u` after checks, or fresh uniform noise [rows, ..., V]."""
     if u is None:
-        shape = tf.concat([[num_samples], tf.shape(logits)], axis=0)
+        shape = tf.concat([[rows], tf.shape(logits)], axis=0)
         if seed is None:
             u = tf.random.uniform(shape, dtype=logits.dtype)
         else:
             seed = [seed, 0] if isinstance(seed, int) else seed
             u = tf.random.stateless_uniform(shape, seed, dtype=logits.dtype)
-        return tf.ensure_shape(u, [num_samples, *logits.shape])
+        return tf.ensure_shape(u, [rows, *logits.shape])
     if seed is not None:
         raise ValueError("Give either the noise u or a seed to draw it from, received both.")
     u = tf.convert_to_tensor(u, logits.dtype)
-    expected = tf.TensorShape([num_samples, *logits.shape])
+    expected = tf.TensorShape([rows, *logits.shape])
     if not u.shape.is_compatible_with(expected):
-        raise ValueError(
-            f"u must have shape [num_samples, ..., V] = {expected}, received {u.shape}."
-        )
+        raise ValueError(f"u must have shape [rows, ..., V] = {expected}, received {u.shape}.")
     return u
 
 
 def _check_values(f):
-    """f, with an error that names the shape it should have returned."""
+    """f of samples alone, with an error that names the shape it should have returned."""
 
-    def checked(b):
+    def checked(b, sample=None):
+        del sample  # there are no further stochastic layers
         values = tf.convert_to_tensor(f(b))
         if not values.shape.is_compatible_with(b.shape[:-1]):
             raise ValueError(
@@ -106,17 +133,79 @@ def _check_values(f):
     return checked
 
 
-def path_noise_rows(num_layers, estimator="arm", num_samples=1):
+class GradientEstimator(keras.layers.Layer):
+    """An estimator of the table for one layer of units, with the parameters that it learns.
+
+    Args:
+      estimator: a name from `arm_tf.estimators.TABLE`.
+      units: int V.
+      num_samples: int K, or None for the least that the estimator takes.
+      **options: settings of the estimator, such as temperature.
+
+    Attributes:
+      evaluations: evaluations of f for each datum.
+      rows: rows of noise for each datum.
+      width: samples in the largest single call of f.
+
+    Raises:
+      ValueError: an unknown estimator, too small a num_samples, or too many units.
+    """
+
+    def __init__(self, estimator, units, num_samples=None, dtype=None, **options):
+        super().__init__(dtype=dtype)
+        self.row, self.num_samples = estimators.check(estimator, num_samples, units)
+        self.options = options
+        self.evaluations = self.row.evaluations(self.num_samples, units)
+        self.rows = self.row.rows(self.num_samples, units)
+        self.width = self.row.width(self.num_samples, units)
+        self.parameters = {
+            name: self.add_weight(
+                shape=np.shape(value),
+                initializer=lambda shape, dtype, value=value: tf.cast(value, dtype),
+                trainable=name not in self.row.averages,
+                name=name,
+            )
+            for name, value in self.row.initial_parameters(units).items()
+        }
+        self.built = True
+
+    def estimate(self, f, logits, u, learn=True):
+        """Runs the estimator.
+
+        Args:
+          f, logits, u: as in `arm_tf.estimators`.
+          learn: whether parameters that are not learned by gradient take their next values.
+
+        Returns:
+          value: float [...].
+          grad_logits: float [..., V].
+          learning: zero, to be added to a loss; its gradient in the learned parameters is the
+            one by which the estimator wants to descend.
+        """
+        parameters = {name: tf.convert_to_tensor(p) for name, p in self.parameters.items()}
+        estimate = _estimate(self.row, f, logits, u, parameters, self.options)
+        if learn:
+            for name, value in estimate.new_parameters.items():
+                self.parameters[name].assign(value)
+        learning = tf.zeros([], logits.dtype)
+        for name, grad in estimate.parameter_grads.items():
+            learning += _zero_with_gradient(self.parameters[name].value, grad)
+        return estimate.value, estimate.grad_logits, learning
+
+
+def path_noise_rows(gradient_estimators):
     """Rows of uniform noise that `path_expectation` needs for one datum; int.
 
-    Layer t takes K rows to threshold and K E rows, E evaluations of f a sample, for each
-    layer after it.
+    Layer t takes its estimator's rows, and for each layer after it a row for each sample.
     """
-    samples = num_samples * estimators.get(estimator).evaluations
-    return num_layers * num_samples + samples * num_layers * (num_layers - 1) // 2
+    num_layers = len(gradient_estimators)
+    return sum(
+        estimator.rows + estimator.width * (num_layers - 1 - t)
+        for t, estimator in enumerate(gradient_estimators)
+    )
 
 
-def path_expectation(f, maps, x, u, *, estimator="arm", num_samples=1):
+def path_expectation(f, maps, x, u, gradient_estimators):
     """Monte Carlo estimate of E[f(b_1, …, b_T)] over a chain of stochastic binary layers.
 
     b_t ~ q(b_t | b_{t-1}) = Bernoulli(sigmoid(maps[t-1](b_{t-1}))), with b_0 = x. For each
@@ -132,50 +221,57 @@ def path_expectation(f, maps, x, u, *, estimator="arm", num_samples=1):
         each [S, ..., V] or, for what all S paths share, [1, ..., V], to values [S, ...].
       maps: callables, [..., V_{t-1}] to logits [..., V_t], applied to any leading shape.
       x: float [..., V_0].
-      u: float [path_noise_rows(T, estimator, num_samples), ..., V], uniform noise.
-      estimator: a name from `arm_tf.estimators.TABLE`.
-      num_samples: int K >= 1.
+      u: float [path_noise_rows(gradient_estimators), ..., V], uniform noise.
+      gradient_estimators: T instances of `GradientEstimator`.
 
     Returns:
       surrogate: float [...], whose gradient reaches only the maps, by the estimator.
-      f_mean: float [...], the average over all T K E evaluations of f, differentiable in
-        whatever f uses; both have the same value.
+      f_mean: float [...], the average of f over what was evaluated, differentiable in whatever
+        f uses; both have the same value.
+      learning: zero, whose gradient is that of the estimators' learned parameters.
 
     Raises:
-      ValueError: an unknown estimator or a wrong number of rows of noise.
+      ValueError: a wrong number of rows of noise.
     """
-    expected = path_noise_rows(len(maps), estimator, num_samples)
+    expected = path_noise_rows(gradient_estimators)
     if u.shape[0] != expected:
         raise ValueError(f"u must have {expected} rows of noise, received shape {u.shape}.")
     rows = iter(tf.unstack(u))
     take = lambda n: tf.stack([next(rows) for _ in range(n)])
-    estimator = estimators.get(estimator)
-    num_later_samples = num_samples * estimator.evaluations
     path, path_logits = [], []  # shared by all samples: [1, ..., V]
-    f_means, all_logits, all_grads = [], [], []
-    for t in range(len(maps)):
+    values, all_logits, all_grads, all_learning = [], [], [], []
+    for t, estimator in enumerate(gradient_estimators):
         logits = maps[t](path[-1][0] if path else x)
-        u_t = take(num_samples)
-        later_noise = [take(num_later_samples) for _ in maps[t + 1 :]]
-
-        def f_t(b, logits=logits, later_noise=later_noise, later_maps=maps[t + 1 :]):
-            later, later_logits = sample_path(later_maps, b, later_noise)
-            return f([*path, b, *later], [*path_logits, logits[tf.newaxis], *later_logits])
-
-        f_values, grad_logits = estimator(f_t, tf.stop_gradient(logits), u_t)
-        f_means.append(tf.reduce_mean(f_values, axis=0))
+        u_t = take(estimator.rows)
+        f_t = _continue(f, path, path_logits, logits, maps[t + 1 :], estimator.width, take)
+        value, grad_logits, learning = estimator.estimate(f_t, logits, u_t)
+        values.append(value)
         all_logits.append(logits)
         all_grads.append(grad_logits)
-        path.append(bernoulli.sample(logits, u_t[:1]))
-        path_logits.append(logits[tf.newaxis])
-    f_mean = tf.add_n(f_means) / len(maps)
+        all_learning.append(learning)
+        path = [*path, bernoulli.sample(logits, u_t[:1])]
+        path_logits = [*path_logits, logits[tf.newaxis]]
+    f_mean = tf.add_n(values) / len(maps)
     surrogate = tf.stop_gradient(f_mean)
     for logits, grad_logits in zip(all_logits, all_grads, strict=True):
         surrogate = _attach_gradient(surrogate, logits, grad_logits)
-    return surrogate, f_mean
+    return surrogate, f_mean, tf.add_n(all_learning)
 
 
-def sample_path(maps, x, noise):
+def _continue(f, path, path_logits, logits, later_maps, width, take):
+    """f as a function of one layer's samples, each continued through the layers after it."""
+    noise = [take(width) for _ in later_maps]
+
+    def f_t(b, sample=bernoulli.sample):
+        copies = -(-b.shape[0] // width)  # more samples than noise: they share it
+        rows = [tf.tile(u, [copies] + [1] * (u.shape.rank - 1))[: b.shape[0]] for u in noise]
+        later, later_logits = sample_path(later_maps, b, rows, sample)
+        return f([*path, b, *later], [*path_logits, logits[tf.newaxis], *later_logits])
+
+    return f_t
+
+
+def sample_path(maps, x, noise, sample=bernoulli.sample):
     """One path through a chain of stochastic layers for every row of noise.
 
     b_t = 1[u_t < sigmoid(maps[t-1](b_{t-1}))], b_0 = x.
@@ -184,6 +280,7 @@ def sample_path(maps, x, noise):
       maps: callables, [..., V_{t-1}] to logits [..., V_t].
       x: float [..., V_0], with or without the leading axis S of the noise.
       noise: one uniform array [S, ..., V_t] a layer.
+      sample: function of (logits, u), or a relaxation of it.
 
     Returns:
       Two lists over layers, samples [S, ..., V_t] and logits, which have the leading axis
@@ -192,7 +289,7 @@ def sample_path(maps, x, noise):
     path, path_logits = [], []
     for layer_map, u in zip(maps, noise, strict=True):
         path_logits.append(layer_map(path[-1] if path else x))
-        path.append(bernoulli.sample(path_logits[-1], u))
+        path.append(sample(path_logits[-1], u))
     return path, path_logits
 
 
@@ -205,31 +302,34 @@ class StochasticBinary(keras.layers.Layer):
     - `layer(logits, f=f)` estimates E[f(b)] as `arm_tf.expectation` does, float [...] for logits
       [..., V]. It is what to train on: the gradient in the logits is the estimator's, by
       `tf.custom_gradient`, and f's own variables get the gradient of the average.
+      What an estimator learns is trained with the rest of the model.
     - `layer(logits)` samples b, [..., V]. A sample has no derivative, so that asking for a
       gradient through it raises an error in place of leaving the layers below untrained.
 
     Args:
       estimator: a name from `arm_tf.estimators.TABLE`.
-      num_samples: int >= 1, noise samples that the estimator averages over.
+      num_samples: int, noise samples that the estimator averages over; None for the least.
+      options: dict of settings of the estimator, such as {"temperature": 0.5}.
       seed: int, for reproducible noise; None for other noise in each process.
 
     Raises:
-      ValueError: an unknown estimator or a num_samples below 1.
+      ValueError: an unknown estimator, too small a num_samples, or too many units.
     """
 
-    def __init__(self, estimator="arm", num_samples=1, seed=None, **kwargs):
+    def __init__(self, estimator="arm", num_samples=None, options=None, seed=None, **kwargs):
         super().__init__(**kwargs)
-        estimators.get(estimator)
-        if not isinstance(num_samples, int) or num_samples < 1:
-            raise ValueError(
-                f"num_samples must be an integer of at least 1, received {num_samples!r}."
-            )
+        self.num_samples = estimators.check(estimator, num_samples)[1]
         self.estimator = estimator
-        self.num_samples = num_samples
+        self.options = dict(options or {})
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
 
-    def call(self, logits, f=None):
+    def build(self, logits_shape):
+        self.gradient_estimator = GradientEstimator(
+            self.estimator, logits_shape[-1], self.num_samples, dtype=self.dtype, **self.options
+        )
+
+    def call(self, logits, f=None, training=None):
         if f is not None and not callable(f):
             raise ValueError(f"f must be a function of the samples, received {f!r}.")
         seed = self.seed_generator.next()
@@ -237,9 +337,13 @@ class StochasticBinary(keras.layers.Layer):
             shape = tf.shape(logits)
             u = tf.random.stateless_uniform(shape, tf.cast(seed, tf.int32), dtype=logits.dtype)
             return _sample_without_gradient(logits, u)
-        return expectation(
-            f, logits, estimator=self.estimator, num_samples=self.num_samples, seed=seed
+        u = _noise(logits, self.gradient_estimator.rows, None, seed)
+        value, grad_logits, learning = self.gradient_estimator.estimate(
+            _check_values(f), logits, u, learn=bool(training)
         )
+        if self.gradient_estimator.trainable_variables:
+            self.add_loss(learning)
+        return _attach_gradient(value, logits, grad_logits)
 
     def compute_output_shape(self, logits_shape, f=None):
         return logits_shape if f is None else logits_shape[:-1]
@@ -249,6 +353,7 @@ class StochasticBinary(keras.layers.Layer):
             **super().get_config(),
             "estimator": self.estimator,
             "num_samples": self.num_samples,
+            "options": self.options,
             "seed": self.seed,
         }
 

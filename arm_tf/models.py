@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from arm_tf import bernoulli, estimators, layers
+from arm_tf import bernoulli, layers
 
 
 class BinaryVAE(keras.Model):
@@ -121,17 +121,24 @@ class BinaryVAE(keras.Model):
             "prior": [self.prior_logits] if self.prior_logits.trainable else [],
         }
 
-    def noise_rows(self, estimator="arm", num_samples=1, decoder_samples="independent"):
+    def gradient_estimators(self, estimator="arm", num_samples=None, **options):
+        """An `arm_tf.layers.GradientEstimator` for each stochastic layer; a list."""
+        return [
+            layers.GradientEstimator(estimator, self.units, num_samples, self.dtype, **options)
+            for _ in range(self.num_layers)
+        ]
+
+    def noise_rows(self, gradient_estimators, decoder_samples="independent"):
         """Rows of uniform noise that `losses` needs for one datum; int."""
-        rows = layers.path_noise_rows(self.num_layers, estimator, num_samples)
+        rows = layers.path_noise_rows(gradient_estimators)
         return rows + self.num_layers * _is_independent(decoder_samples)
 
-    def evaluations(self, estimator="arm", num_samples=1, decoder_samples="independent"):
+    def evaluations(self, gradient_estimators, decoder_samples="independent"):
         """Evaluations of f = log w that `losses` makes for one datum; int."""
-        per_layer = num_samples * estimators.get(estimator).evaluations
-        return self.num_layers * per_layer + _is_independent(decoder_samples)
+        evaluations = sum(estimator.evaluations for estimator in gradient_estimators)
+        return evaluations + _is_independent(decoder_samples)
 
-    def losses(self, x, u, estimator="arm", num_samples=1, decoder_samples="independent"):
+    def losses(self, x, u, gradient_estimators, decoder_samples="independent"):
         """Negative ELBO of each datum, once for each part of the model that has its own gradient.
 
         With f(b_{1:T}) = log p(x, b_{1:T}) - log q(b_{1:T}|x), both are estimates of -E_q[f].
@@ -139,8 +146,7 @@ class BinaryVAE(keras.Model):
         Args:
           x: float [..., pixels], zeros and ones.
           u: float [noise_rows(...), ..., units], uniform noise.
-          estimator: a name from `arm_tf.estimators.TABLE`.
-          num_samples: int K >= 1.
+          gradient_estimators: T instances of `arm_tf.layers.GradientEstimator`.
           decoder_samples: where the gradient of decoder and prior comes from: "independent",
             one further sample of b_{1:T}, as the paper's authors do, or "antithetic", the
             average over the samples that the estimator evaluates for the encoder.
@@ -148,18 +154,18 @@ class BinaryVAE(keras.Model):
         Returns:
           encoder_loss: float [...], in nats, to be differentiated in the encoder's variables.
           decoder_loss: float [...], in nats, to be differentiated in those of decoder and prior.
+          estimator_loss: zero, to be differentiated in the estimators' variables.
         """
-
         f = functools.partial(self.log_weight, x)
         independent = _is_independent(decoder_samples)
         rows = u[: -self.num_layers] if independent else u
-        surrogate, f_mean = layers.path_expectation(
-            f, self.encoder_maps, x, rows, estimator=estimator, num_samples=num_samples
+        surrogate, f_mean, estimator_loss = layers.path_expectation(
+            f, self.encoder_maps, x, rows, gradient_estimators
         )
         if independent:
             noise = [row[tf.newaxis] for row in tf.unstack(u[-self.num_layers :])]
             f_mean = f(*self.sample(x, noise))[0]
-        return -surrogate, -f_mean
+        return -surrogate, -f_mean, estimator_loss
 
     def log_weight(self, x, path, path_logits):
         """log w = log p(x, b_{1:T}) - log q(b_{1:T} | x).

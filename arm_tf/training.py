@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 import tqdm
 
-from arm_tf import evaluation, models, noise, plots
+from arm_tf import estimators, evaluation, models, noise, plots
 from arm_tf.run_folder import RunError
 
 _ADAM_EPSILON = 1e-8  # that of TensorFlow 1, which the paper's experiments used
@@ -36,15 +36,23 @@ def build_model(config, dataset):
     )
 
 
+def build_gradient_estimators(config, model):
+    """The estimator that a configuration describes, once for each stochastic layer."""
+    row = estimators.get(config.estimator)
+    options = {name: getattr(config, name) for name in row.options}
+    return model.gradient_estimators(config.estimator, config.num_samples, **options)
+
+
 def build_optimizers(config, variable_groups):
     """One Keras optimiser for each part of the model that has variables to train."""
-    adam = lambda betas: keras.optimizers.Adam(
-        config.learning_rate, beta_1=betas[0], beta_2=betas[1], epsilon=_ADAM_EPSILON
+    adam = lambda betas, learning_rate=config.learning_rate: keras.optimizers.Adam(
+        learning_rate, beta_1=betas[0], beta_2=betas[1], epsilon=_ADAM_EPSILON
     )
     optimizers = {
         "encoder": adam(config.encoder_betas),
         "decoder": adam(config.decoder_betas),
         "prior": keras.optimizers.SGD(config.prior_learning_rate),
+        "estimator": adam((0.9, 0.999), config.estimator_learning_rate),
     }
     optimizers = {part: optimizers[part] for part, group in variable_groups.items() if group}
     for part, optimizer in optimizers.items():
@@ -52,7 +60,7 @@ def build_optimizers(config, variable_groups):
     return optimizers
 
 
-def make_steps(config, model, optimizers):
+def make_steps(config, model, gradient_estimators, variable_groups, optimizers):
     """A compiled function that takes up to `config.steps_per_loop` training steps in one call.
 
     The function's arguments are the training images, uint8 [N, pixels]; the images of each
@@ -60,18 +68,18 @@ def make_steps(config, model, optimizers):
     units]; and how many steps to take, int32. It returns the negative ELBO of each step in
     nats, float32 [steps_per_loop], and the gradient norms by part at the last step.
     """
-    groups = {part: model.variable_groups[part] for part in optimizers}
+    groups = {part: variable_groups[part] for part in optimizers}
 
     def step(x, u):
         with tf.GradientTape(persistent=True) as tape:
-            encoder_loss, decoder_loss = model.losses(
-                x, u, config.estimator, config.num_samples, config.decoder_samples
+            encoder_loss, decoder_loss, estimator_loss = model.losses(
+                x, u, gradient_estimators, config.decoder_samples
             )
-            encoder_loss = tf.reduce_mean(encoder_loss)
             neg_elbo = tf.reduce_mean(decoder_loss)
+            losses = {"encoder": tf.reduce_mean(encoder_loss), "estimator": estimator_loss}
         norms = []
         for part, variables in groups.items():
-            loss = encoder_loss if part == "encoder" else neg_elbo
+            loss = losses.get(part, neg_elbo)
             grads = tape.gradient(loss, [variable.value for variable in variables])
             optimizers[part].apply(grads, variables)
             norms.append(tf.linalg.global_norm(grads))
@@ -154,9 +162,12 @@ class Trainer:
             self.total_steps = min(self.total_steps, config.max_steps)
 
         self.model = build_model(config, dataset)
-        self.optimizers = build_optimizers(config, self.model.variable_groups)
-        self.steps = make_steps(config, self.model, self.optimizers)
-        rows = self.model.noise_rows(config.estimator, config.num_samples, config.decoder_samples)
+        self.estimators = build_gradient_estimators(config, self.model)
+        learned = [v for estimator in self.estimators for v in estimator.trainable_variables]
+        groups = {**self.model.variable_groups, "estimator": learned}
+        self.optimizers = build_optimizers(config, groups)
+        self.steps = make_steps(config, self.model, self.estimators, groups, self.optimizers)
+        rows = self.model.noise_rows(self.estimators, config.decoder_samples)
         self.noise_shape = [config.steps_per_loop, rows, config.batch_size, config.units]
         self.noise_key = noise.key(config.seed, "train")
         self.epoch_images = None  # of the epoch under way, on the device
@@ -177,6 +188,7 @@ class Trainer:
         checkpoints = folder.path / "checkpoints"
         state = tf.train.Checkpoint(
             weights=_tensors(self.model),
+            estimators=[_tensors(estimator) for estimator in self.estimators],
             optimizers={part: _tensors(optimizer) for part, optimizer in self.optimizers.items()},
             position=self.position,
         )
@@ -368,9 +380,7 @@ class Trainer:
             "test_neg_elbo": test.neg_elbo,
             "test_samples": config.test_samples,
             "test_images": test.images,
-            "evaluations_per_step": self.model.evaluations(
-                config.estimator, config.num_samples, config.decoder_samples
-            ),
+            "evaluations_per_step": self.model.evaluations(self.estimators, config.decoder_samples),
             "steps_per_second": self.step / float(position["training_seconds"]),
             "seconds": time.monotonic() - self.begun,
         }

@@ -87,7 +87,7 @@ def test_seed_determines_the_noise():
     "change, message",
     [
         (dict(estimator="nope"), "Unknown estimator 'nope'"),
-        (dict(num_samples=0), "num_samples must be an integer of at least 1, received 0"),
+        (dict(num_samples=0), "num_samples must be an integer of at least 1 for 'arm', received 0"),
         (dict(num_samples=1.5), "received 1.5"),
         (dict(u=tf.zeros([1, 4, 3])), r"u must have shape .* \(1, 5, 3\), received \(1, 4, 3\)"),
         (dict(u=tf.zeros([1, 5, 3]), seed=1), "received both"),
@@ -108,7 +108,11 @@ def test_path_expectation_refuses_a_wrong_number_of_noise_rows():
         ValueError, match=r"u must have 4 rows of noise, received shape \(3, 5, 3\)"
     ):
         layers.path_expectation(
-            lambda path, logits: 0, [tf.identity] * 2, LOGITS, tf.zeros([3, 5, 3])
+            lambda path, logits: 0,
+            [tf.identity] * 2,
+            LOGITS,
+            tf.zeros([3, 5, 3]),
+            [layers.GradientEstimator("arm", 3) for _ in range(2)],
         )
 
 

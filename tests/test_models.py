@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from arm_tf import layers, models
+from arm_tf import models
 
 PIXELS = 3
 X = tf.constant([[1.0, 0.0, 1.0]], tf.float64)
@@ -100,8 +100,11 @@ def test_encoder_gradient_of_each_layer_is_exact(estimator, network, num_layers,
     model = make_model(num_layers, network, units=1 if num_layers == 3 else 2)
     u, volumes = noise_of(model, noise_cells(model, t, estimator))
     with tf.GradientTape() as tape:
-        loss, _ = model.losses(
-            tf.tile(X, [len(volumes), 1]), u, estimator, 1, decoder_samples="antithetic"
+        loss, _, _ = model.losses(
+            tf.tile(X, [len(volumes), 1]),
+            u,
+            model.gradient_estimators(estimator),
+            decoder_samples="antithetic",
         )
         loss = tf.reduce_sum(loss * volumes)
     variables = [v.value for v in model.encoder[t].trainable_variables]
@@ -125,7 +128,7 @@ def noise_cells(model, t, estimator):
 
     Layer s takes one row to threshold and, for each later layer, a row for each sample.
     """
-    samples = layers.path_noise_rows(2, estimator) - 2
+    samples = model.gradient_estimators(estimator)[0].width
     thresholds = []
     for s in range(model.num_layers):
         thresholds += row_thresholds(model, s, used=s <= t, pair=s == t)
@@ -157,12 +160,11 @@ def test_decoder_gradient_is_exact(num_layers, decoder_samples):
         for s in range(num_layers):
             thresholds += row_thresholds(model, s, pair=False)
     u, volumes = noise_of(model, thresholds)
-    assert u.shape[0] == model.noise_rows("ar", 1, decoder_samples)
+    estimators = model.gradient_estimators("ar")
+    assert u.shape[0] == model.noise_rows(estimators, decoder_samples)
     variables = [v.value for v in model.variable_groups["decoder"]] + [model.prior_logits.value]
     with tf.GradientTape() as tape:
-        _, loss = model.losses(
-            tf.tile(X, [len(volumes), 1]), u, "ar", 1, decoder_samples=decoder_samples
-        )
+        _, loss, _ = model.losses(tf.tile(X, [len(volumes), 1]), u, estimators, decoder_samples)
         loss = tf.reduce_sum(loss * volumes)
     with tf.GradientTape() as exact_tape:
         exact = exact_elbo(model)
@@ -175,8 +177,9 @@ def test_decoder_gradient_is_exact(num_layers, decoder_samples):
 @pytest.mark.parametrize("num_layers, evaluations", [(1, 3), (2, 5), (3, 7)])
 def test_arm_evaluates_f_twice_a_layer_and_once_for_the_decoder(num_layers, evaluations):
     model = make_model(num_layers)
-    assert model.evaluations("arm") == evaluations
-    assert model.evaluations("arm", decoder_samples="antithetic") == evaluations - 1
+    estimators = model.gradient_estimators("arm")
+    assert model.evaluations(estimators) == evaluations
+    assert model.evaluations(estimators, "antithetic") == evaluations - 1
     counted = []
     log_weight = model.log_weight
 
@@ -186,15 +189,17 @@ def test_arm_evaluates_f_twice_a_layer_and_once_for_the_decoder(num_layers, eval
         return log_w
 
     model.log_weight = counting
-    model.losses(X, tf.random.uniform([model.noise_rows("arm"), 1, 2], dtype=tf.float64))
+    u = tf.random.uniform([model.noise_rows(estimators), 1, 2], dtype=tf.float64)
+    model.losses(X, u, estimators)
     assert sum(counted) == evaluations
 
 
 def test_losses_send_no_gradient_to_the_other_part():
     model = make_model(2)
-    u = tf.constant(np.random.default_rng(0).uniform(size=[model.noise_rows(), 1, 2]))
+    estimators = model.gradient_estimators("arm")
+    u = tf.constant(np.random.default_rng(0).uniform(size=[model.noise_rows(estimators), 1, 2]))
     with tf.GradientTape() as tape:
-        encoder_loss, _ = model.losses(X, u)
+        encoder_loss, _, _ = model.losses(X, u, estimators)
     decoder = [v.value for v in model.variable_groups["decoder"]]
     assert tape.gradient(encoder_loss, decoder) == [None] * len(decoder)
 

@@ -1,52 +1,119 @@
 """Gradient estimators for E[f(b)], b ~ prod_v Bernoulli(sigmoid(logits_v)), and their table.
 
-An estimator is a pure function `(f, logits, u) -> (f_values, grad_logits)`:
+An estimator is a pure function `(f, logits, u) -> Estimate`, or `(f, logits, u, parameters)` where
+it learns something:
 
-  f: maps binary floats [S, ..., V] to values [S, ...]; S is the estimator's choice.
+  f: maps binary floats [S, ..., V] to values [S, ...]; S is the estimator's choice. For a network
+    with further stochastic layers, `f(b, sample=...)` takes a function of (logits, u) that stands
+    in for `bernoulli.sample` in those layers, such as a relaxation of it.
   logits: float [..., V], a constant as far as gradients are concerned.
-  u: float [K, ..., V], uniform noise; K is the number of samples. An estimator never draws noise.
-  f_values: float [S, ...], f at every sample that was evaluated.
-  grad_logits: float [..., V], the estimate of the gradient of E[f(b)].
+  u: float [rows, ..., V], uniform noise. An estimator never draws noise.
+  parameters: a dict of tensors, at first those of the row's `initial` function.
 
-To add one, write the function in a module of this folder and give it a row in `TABLE`.
-The table itself needs no TensorFlow, so that programs can check a name at once.
+To add one, write the function in a module of this folder and give it a row in `TABLE`. The table
+itself needs no TensorFlow, so that programs can check a name at once.
 """
 
 import dataclasses
 import importlib
+import typing
+from collections.abc import Callable
+
+
+class Estimate(typing.NamedTuple):
+    """What an estimator returns.
+
+    Attributes:
+      value: float [...], estimate of E[f(b)], the average of f over the samples evaluated unless
+        the estimator says otherwise; differentiable in whatever f uses.
+      grad_logits: float [..., V], estimate of the gradient of E[f(b)] in the logits.
+      parameter_grads: gradients by which to descend on the learned parameters, by name.
+      new_parameters: next values of the parameters that are not learned by gradient, by name.
+    """
+
+    value: typing.Any
+    grad_logits: typing.Any
+    parameter_grads: dict = {}
+    new_parameters: dict = {}
 
 
 @dataclasses.dataclass(frozen=True)
 class Estimator:
-    """A row of the table: where the function lives and what it costs.
+    """A row of the table: where the function lives, what it needs and what it costs.
 
     Attributes:
       function: "module.name" below this package.
-      evaluations: evaluations of f for each of the K noise samples.
       summary: what it is, in one line.
       source: the publication it comes from.
+      evaluations: evaluations of f, as a function of num_samples K and units V.
+      cost: the same, to be read.
+      min_samples: least K; also the default.
+      rows: rows of noise, as a function of K and V.
+      width: samples S in the largest single call of f, as a function of K and V.
+      biased: whether the expectation is not the exact gradient.
+      derivative: whether f is differentiated in b.
+      initial: name of the function of V in the same module that gives the first parameters.
+      averages: names of the parameters that are not learned by gradient.
+      options: names of the settings it takes, such as "temperature".
+      max_units: largest V, where cost grows with it; None for no limit.
+      objective: "elbo" for E[f(b)], "multisample" for E[log mean_k exp f(b_k)].
     """
 
     function: str
-    evaluations: int
     summary: str
     source: str
+    evaluations: Callable[[int, int], int]
+    cost: str
+    min_samples: int = 1
+    rows: Callable[[int, int], int] = lambda k, v: k
+    width: Callable[[int, int], int] = lambda k, v: k
+    biased: bool = False
+    derivative: bool = False
+    initial: str | None = None
+    averages: tuple = ()
+    options: tuple = ()
+    max_units: int | None = None
+    objective: str = "elbo"
 
-    def __call__(self, f, logits, u):
+    def _load(self, name):
+        module = self.function.split(".")[0]
+        return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+
+    def __call__(self, f, logits, u, *parameters, **options):
         """Runs the estimator; arguments and results are described above."""
-        module, name = self.function.split(".")
-        return getattr(importlib.import_module(f"{__name__}.{module}"), name)(f, logits, u)
+        return self._load(self.function.split(".")[1])(f, logits, u, *parameters, **options)
+
+    def initial_parameters(self, units):
+        """The parameters to begin with, a dict of arrays; {} for an estimator without any."""
+        return self._load(self.initial)(units) if self.initial else {}
+
+
+def _pairs(k, v):
+    return 2 * k
 
 
 TABLE = {
     "arm": Estimator(
-        "antithetic.arm", 2, "augment-REINFORCE-merge: an antithetic pair", "Yin & Zhou 2019"
+        "antithetic.arm",
+        "augment-REINFORCE-merge: f at an antithetic pair",
+        "Yin & Zhou 2019",
+        _pairs,
+        "2K",
+        width=_pairs,
     ),
     "ar": Estimator(
-        "score_function.ar", 1, "augment-REINFORCE: ARM before merging", "Yin & Zhou 2019"
+        "score_function.ar",
+        "augment-REINFORCE: ARM before merging",
+        "Yin & Zhou 2019",
+        lambda k, v: k,
+        "K",
     ),
     "reinforce": Estimator(
-        "score_function.reinforce", 1, "score function without a baseline", "Williams 1992"
+        "score_function.reinforce",
+        "score function without a baseline",
+        "Williams 1992",
+        lambda k, v: k,
+        "K",
     ),
 }
 
@@ -60,3 +127,33 @@ def get(name):
     if name not in TABLE:
         raise ValueError(f"Unknown estimator {name!r}; known are {', '.join(sorted(TABLE))}.")
     return TABLE[name]
+
+
+def check(name, num_samples, units=None):
+    """The table's row for `name`, fit for K = num_samples and V = units.
+
+    Args:
+      name: str.
+      num_samples: int, or None for the least that the estimator takes.
+      units: int, or None where it is not known yet.
+
+    Returns:
+      The row and num_samples.
+
+    Raises:
+      ValueError: an unknown name, too few samples, or too many units.
+    """
+    row = get(name)
+    if num_samples is None:
+        num_samples = row.min_samples
+    if type(num_samples) is not int or num_samples < row.min_samples:
+        raise ValueError(
+            f"num_samples must be an integer of at least {row.min_samples} for {name!r}, "
+            f"received {num_samples!r}."
+        )
+    if row.max_units is not None and units is not None and units > row.max_units:
+        raise ValueError(
+            f"{name!r} takes at most {row.max_units} units a layer, received {units}: it would "
+            f"evaluate f {row.evaluations(num_samples, units):,} times for each datum."
+        )
+    return row, num_samples

@@ -3,6 +3,7 @@
 import tensorflow as tf
 
 from arm_tf import bernoulli
+from arm_tf.estimators import Estimate
 
 
 def arm(f, logits, u):
@@ -14,8 +15,7 @@ def arm(f, logits, u):
     Where a pair agrees in every coordinate its difference is exactly zero, also for an f
     that draws noise of its own, such as the later layers of a network.
 
-    Unbiased; 2K evaluations of f. Arguments and results as in `arm_tf.estimators`; f_values
-    are [2K, ...], the K values f(b) before the K values f(b_anti).
+    Unbiased; 2K evaluations of f. Arguments and results as in `arm_tf.estimators`.
     """
     b = bernoulli.sample(logits, u)
     b_anti = bernoulli.antithetic_sample(logits, u)
@@ -23,4 +23,5 @@ def arm(f, logits, u):
     f_b, f_anti = tf.split(f_values, 2)
     same = tf.reduce_all(b == b_anti, axis=-1)
     f_delta = tf.where(same, tf.zeros_like(f_b), f_anti - f_b)
-    return f_values, tf.reduce_mean(f_delta[..., tf.newaxis] * (u - 0.5), axis=0)
+    grad_logits = tf.reduce_mean(f_delta[..., tf.newaxis] * (u - 0.5), axis=0)
+    return Estimate(tf.reduce_mean(f_values, axis=0), grad_logits)

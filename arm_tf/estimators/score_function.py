@@ -3,6 +3,7 @@
 import tensorflow as tf
 
 from arm_tf import bernoulli
+from arm_tf.estimators import Estimate
 
 
 def reinforce(f, logits, u):
@@ -14,7 +15,8 @@ def reinforce(f, logits, u):
     """
     b = bernoulli.sample(logits, u)
     f_b = f(b)
-    return f_b, tf.reduce_mean(f_b[..., tf.newaxis] * bernoulli.score(b, logits), axis=0)
+    grad_logits = tf.reduce_mean(f_b[..., tf.newaxis] * bernoulli.score(b, logits), axis=0)
+    return Estimate(tf.reduce_mean(f_b, axis=0), grad_logits)
 
 
 def ar(f, logits, u):
@@ -25,4 +27,5 @@ def ar(f, logits, u):
     Unbiased; K evaluations of f. Arguments and results as in `arm_tf.estimators`.
     """
     f_b = f(bernoulli.sample(logits, u))
-    return f_b, tf.reduce_mean(f_b[..., tf.newaxis] * (1.0 - 2.0 * u), axis=0)
+    grad_logits = tf.reduce_mean(f_b[..., tf.newaxis] * (1.0 - 2.0 * u), axis=0)
+    return Estimate(tf.reduce_mean(f_b, axis=0), grad_logits)
