@@ -28,20 +28,26 @@ def expectation_and_gradient(f, logits):
     return weights @ values, (weights * values) @ (b - probs)
 
 
-def cells(thresholds):
-    """The cells into which thresholds cut the unit cube of some uniform numbers.
+def cells(thresholds, nodes=1):
+    """Gauss-Legendre nodes in the cells into which thresholds cut a cube of uniform numbers.
+
+    Sums over them are exact expectations of what is a polynomial of degree 2 nodes - 1 in each
+    number within a cell; one node is the midpoint.
 
     Args:
       thresholds: a list with one array of thresholds for each uniform number.
+      nodes: int, for each number.
 
     Returns:
-      midpoints: float64 [cells, numbers].
-      volumes: float64 [cells], which add up to 1.
+      points: float64 [cells, numbers].
+      weights: float64 [cells], which add up to 1.
     """
+    x, w = np.polynomial.legendre.leggauss(nodes)
     edges = [np.unique(np.concatenate([[0.0, 1.0], np.ravel(t)])) for t in thresholds]
-    middles = itertools.product(*[(e[1:] + e[:-1]) / 2 for e in edges])
-    widths = itertools.product(*[np.diff(e) for e in edges])
-    return np.array(list(middles)), np.prod(np.array(list(widths)), axis=1)
+    points = [(e[:-1, None] + np.diff(e)[:, None] * (x + 1) / 2).ravel() for e in edges]
+    weights = [(np.diff(e)[:, None] * w / 2).ravel() for e in edges]
+    points, weights = (np.array(list(itertools.product(*axes))) for axes in (points, weights))
+    return points, np.prod(weights, axis=1)
 
 
 def pair_thresholds(logits):

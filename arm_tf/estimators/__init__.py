@@ -88,11 +88,59 @@ class Estimator:
         return self._load(self.initial)(units) if self.initial else {}
 
 
+def _once(k, v):
+    return k
+
+
 def _pairs(k, v):
     return 2 * k
 
 
+def _flips(k, v):
+    return k * (v + 1)
+
+
+def _vectors(k, v):
+    return 2**v
+
+
 TABLE = {
+    "ar": Estimator(
+        "score_function.ar",
+        "augment-REINFORCE: ARM before merging",
+        "Yin & Zhou 2019",
+        _once,
+        "K",
+    ),
+    "reinforce": Estimator(
+        "score_function.reinforce", "score function without a baseline", "Williams 1992", _once, "K"
+    ),
+    "reinforce_baseline": Estimator(
+        "score_function.reinforce_baseline",
+        "score function with a moving-average baseline",
+        "Williams 1992",
+        _once,
+        "K",
+        initial="reinforce_baseline_parameters",
+        averages=("mean", "calls"),
+    ),
+    "nvil": Estimator(
+        "score_function.nvil",
+        "score function with a learned baseline, signal centred and normalised",
+        "Mnih & Gregor 2014",
+        _once,
+        "K",
+        initial="nvil_parameters",
+        averages=("mean", "square", "calls"),
+    ),
+    "loo": Estimator(
+        "score_function.loo",
+        "score function, the other samples' mean as baseline",
+        "Kool et al. 2019",
+        _once,
+        "K",
+        min_samples=2,
+    ),
     "arm": Estimator(
         "antithetic.arm",
         "augment-REINFORCE-merge: f at an antithetic pair",
@@ -101,19 +149,75 @@ TABLE = {
         "2K",
         width=_pairs,
     ),
-    "ar": Estimator(
-        "score_function.ar",
-        "augment-REINFORCE: ARM before merging",
-        "Yin & Zhou 2019",
-        lambda k, v: k,
-        "K",
+    "disarm": Estimator(
+        "antithetic.disarm",
+        "ARM with the noise integrated out given the pair (U2G)",
+        "Dong, Mnih & Tucker 2020",
+        _pairs,
+        "2K",
+        width=_pairs,
     ),
-    "reinforce": Estimator(
-        "score_function.reinforce",
-        "score function without a baseline",
-        "Williams 1992",
-        lambda k, v: k,
+    "arms": Estimator(
+        "antithetic.arms",
+        "K jointly antithetic samples from a Dirichlet copula",
+        "Dimitriev & Zhou 2021",
+        _once,
         "K",
+        min_samples=2,
+    ),
+    "arms_gaussian": Estimator(
+        "antithetic.arms_gaussian",
+        "K jointly antithetic samples from a Gaussian copula",
+        "Dimitriev & Zhou 2021",
+        _once,
+        "K",
+        min_samples=3,
+    ),
+    "legrad": Estimator(
+        "enumeration.legrad",
+        "local expectation gradients: f with each unit flipped",
+        "Titsias & Lázaro-Gredilla 2015",
+        _flips,
+        "K(V + 1)",
+        width=_flips,
+        max_units=1000,
+    ),
+    "ram": Estimator(
+        "enumeration.ram",
+        "LeGrad with common noise in the layers after",
+        "Tokui & Sato 2017",
+        _flips,
+        "K(V + 1)",
+        max_units=1000,
+    ),
+    "exact": Estimator(
+        "enumeration.exact",
+        "enumeration of all vectors of a layer",
+        "Williams 1992",
+        _vectors,
+        "2^V",
+        width=_vectors,
+        max_units=12,
+    ),
+    "double_cv": Estimator(
+        "control_variates.double_cv",
+        "leave-one-out with a linear control variate from f's derivative",
+        "Titsias & Shi 2022",
+        _once,
+        "K",
+        min_samples=2,
+        derivative=True,
+        initial="double_cv_parameters",
+    ),
+    "rodeo": Estimator(
+        "control_variates.rodeo",
+        "leave-one-out with discrete Stein operators as control variates",
+        "Shi et al. 2022",
+        _once,
+        "K",
+        min_samples=2,
+        derivative=True,
+        initial="rodeo_parameters",
     ),
 }
 

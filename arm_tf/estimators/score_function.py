@@ -1,5 +1,8 @@
 """Estimators that weigh a score by f at single samples."""
 
+import math
+
+import numpy as np
 import tensorflow as tf
 
 from arm_tf import bernoulli
@@ -29,3 +32,111 @@ def ar(f, logits, u):
     f_b = f(bernoulli.sample(logits, u))
     grad_logits = tf.reduce_mean(f_b[..., tf.newaxis] * (1.0 - 2.0 * u), axis=0)
     return Estimate(tf.reduce_mean(f_b, axis=0), grad_logits)
+
+
+def loo(f, logits, u):
+    """REINFORCE with the other samples' mean as baseline (Kool et al. 2019).
+
+    grad_logits = (1/(K-1)) sum_k (f(b_k) - mean_j f(b_j)) (b_k - sigmoid(logits)),
+    which is (1/K) sum_k (f(b_k) - mean_{j != k} f(b_j)) (b_k - sigmoid(logits))
+    (also Salimans & Knowles 2014).
+
+    Unbiased; K >= 2 evaluations of f. Arguments and results as in `arm_tf.estimators`.
+    """
+    b = bernoulli.sample(logits, u)
+    f_b = f(b)
+    mean = tf.reduce_mean(f_b, axis=0)
+    signal = (f_b - mean) / (f_b.shape[0] - 1)
+    return Estimate(mean, tf.reduce_sum(signal[..., tf.newaxis] * bernoulli.score(b, logits), 0))
+
+
+_DECAY = 0.99  # of moving averages
+
+
+def reinforce_baseline(f, logits, u, parameters):
+    """REINFORCE with a moving-average baseline (Williams 1992).
+
+    grad_logits = (1/K) sum_k (f(b_k) - c) (b_k - sigmoid(logits)), with c the average of f over
+    earlier calls, decaying by 0.99 a call; the first call has c = 0.
+
+    Unbiased; K evaluations of f. Arguments and results as in `arm_tf.estimators`.
+    """
+    b = bernoulli.sample(logits, u)
+    f_b = f(b)
+    signal = (f_b - parameters["mean"])[..., tf.newaxis]
+    return Estimate(
+        tf.reduce_mean(f_b, axis=0),
+        tf.reduce_mean(signal * bernoulli.score(b, logits), axis=0),
+        new_parameters=_updated_averages(parameters, mean=tf.reduce_mean(f_b)),
+    )
+
+
+def reinforce_baseline_parameters(units):
+    """The moving average and the number of calls that it is over."""
+    return {"mean": 0.0, "calls": 0.0}
+
+
+def _updated_averages(parameters, **observed):
+    """Moving averages after one more call, the first few calls weighed as if there were no past."""
+    calls = parameters["calls"]
+    rate = tf.maximum(1.0 - _DECAY, 1.0 / (calls + 1.0))
+    averages = {
+        name: parameters[name] + rate * (tf.stop_gradient(value) - parameters[name])
+        for name, value in observed.items()
+    }
+    return {**averages, "calls": calls + 1.0}
+
+
+_BASELINE_UNITS = 100
+
+
+def nvil(f, logits, u, parameters):
+    """REINFORCE with a learned, input-dependent baseline (Mnih & Gregor 2014).
+
+    grad_logits = (1/K) sum_k (f(b_k) - C(logits) - c) / max(1, d) (b_k - sigmoid(logits)),
+    where C is a network with one hidden layer of 100 tanh units, fitted to the squared signal
+    (f - C - c)^2; c and d are moving averages of mean and standard deviation of f - C over
+    earlier calls. The input that C depends on is seen through the logits, which are a function
+    of it.
+
+    The gradient divided by max(1, d) is unbiased: within a call, d is a constant scale. It is
+    what the paper trains with, and is reported as unbiased up to that scale.
+
+    K evaluations of f. Arguments and results as in `arm_tf.estimators`.
+    """
+    b = bernoulli.sample(logits, u)
+    f_b = f(b)
+    names = [name for name in parameters if name not in ("mean", "square", "calls")]
+    network = {name: parameters[name] for name in names}
+    target = tf.stop_gradient(f_b)
+    with tf.GradientTape() as tape:
+        tape.watch(network)
+        hidden = tf.tanh(logits @ network["kernel_1"] + network["bias_1"])
+        baseline = tf.linalg.matvec(hidden, network["kernel_2"]) + network["bias_2"]
+        loss = tf.reduce_mean((target - baseline - parameters["mean"]) ** 2)
+    residual = target - tf.stop_gradient(baseline)
+    deviation = tf.sqrt(tf.maximum(parameters["square"] - parameters["mean"] ** 2, 0.0))
+    signal = (residual - parameters["mean"]) / tf.maximum(1.0, deviation)
+    return Estimate(
+        tf.reduce_mean(f_b, axis=0),
+        tf.reduce_mean(signal[..., tf.newaxis] * bernoulli.score(b, logits), axis=0),
+        tape.gradient(loss, network),
+        _updated_averages(
+            parameters, mean=tf.reduce_mean(residual), square=tf.reduce_mean(residual**2)
+        ),
+    )
+
+
+def nvil_parameters(units):
+    """A network that is zero at first, and moving averages of what it leaves."""
+    limit = math.sqrt(6 / (units + _BASELINE_UNITS))
+    kernel = np.random.default_rng(0).uniform(-limit, limit, (units, _BASELINE_UNITS))
+    return {
+        "kernel_1": kernel,
+        "bias_1": np.zeros(_BASELINE_UNITS),
+        "kernel_2": np.zeros(_BASELINE_UNITS),
+        "bias_2": 0.0,
+        "mean": 0.0,
+        "square": 0.0,
+        "calls": 0.0,
+    }

@@ -1,0 +1,29 @@
+"""f's derivative in its samples."""
+
+import tensorflow as tf
+
+
+def differentiate(name, f, b):
+    """f(b) and its derivative at each sample.
+
+    Args:
+      name: of the estimator, for the error.
+      f: maps [S, ..., V] to [S, ...], each value from its own sample.
+      b: float [S, ..., V].
+
+    Returns:
+      float [S, ...], differentiable in whatever f uses, and float [S, ..., V], a constant.
+
+    Raises:
+      ValueError: f is not differentiable in b.
+    """
+    with tf.GradientTape() as tape:
+        tape.watch(b)
+        f_b = f(b)
+    slopes = tape.gradient(f_b, b)
+    if slopes is None:
+        raise ValueError(
+            f"{name!r} needs the derivative of f in b, but f is not differentiable in b; use "
+            "an estimator that needs none, such as 'arm'."
+        )
+    return f_b, tf.stop_gradient(slopes)

@@ -1,0 +1,67 @@
+"""Estimators that try both values of every unit, or all vectors."""
+
+import itertools
+
+import numpy as np
+import tensorflow as tf
+
+from arm_tf import bernoulli
+from arm_tf.estimators import Estimate
+
+
+def legrad(f, logits, u):
+    """Local expectation gradients (Titsias & Lázaro-Gredilla 2015).
+
+    grad_logits_i = (1/K) sum_k p_i (1 - p_i) [f(b_k, b_i = 1) - f(b_k, b_i = 0)],
+    p = sigmoid(logits), b_k = 1[u_k < p]; that is, with all i at once,
+    grad_logits = p (1 - p) (2b - 1) [f(b) - f(b with unit i flipped)].
+
+    Unbiased; K (V + 1) evaluations of f. In a network with further stochastic layers every one
+    of them is continued with noise of its own (`ram` shares it). Arguments and results as in
+    `arm_tf.estimators`; the value is that of the K samples b_k.
+    """
+    b = bernoulli.sample(logits, u)  # [K, ..., V]
+    num_samples, units = b.shape[0], b.shape[-1]
+    flips = tf.eye(units, dtype=b.dtype)  # [V, V], one row for each flipped unit
+    flips = tf.reshape(flips, [units] + [1] * (b.shape.rank - 1) + [units])
+    flipped = tf.abs(b[tf.newaxis] - flips)  # [V, K, ..., V]
+    f_values = f(tf.concat([b, tf.reshape(flipped, [-1, *b.shape[1:]])], axis=0))
+    f_b, f_flipped = f_values[:num_samples], f_values[num_samples:]
+    f_flipped = tf.reshape(f_flipped, [units, *f_b.shape])
+    difference = f_b[..., tf.newaxis] - tf.einsum("v...->...v", f_flipped)
+    probs = tf.sigmoid(logits)
+    grads = probs * (1.0 - probs) * (2.0 * b - 1.0) * difference
+    return Estimate(tf.reduce_mean(f_b, axis=0), tf.reduce_mean(grads, axis=0))
+
+
+def ram(f, logits, u):
+    """Reparameterisation and marginalisation (Tokui & Sato 2017).
+
+    grad_logits = p (1 - p) (2b - 1) [f(b) - f(b with unit i flipped)], as `legrad`, averaged over
+    K samples, but in a network with further stochastic layers all flips of a sample are continued
+    with the same noise as the sample, so that most of it cancels in the difference.
+
+    Unbiased; K (V + 1) evaluations of f. Arguments and results as in `arm_tf.estimators`.
+    """
+    return legrad(f, logits, u)
+
+
+def exact(f, logits, u):
+    """Enumeration of all 2^V vectors (by definition; Williams 1992 for the score form).
+
+    grad_logits = sum_b q(b) f(b) (b - sigmoid(logits)),  q(b) = prod_v Bernoulli(b_v).
+
+    No noise, no variance, 2^V evaluations of f. In a network with further stochastic layers these
+    are sampled, and the estimate is unbiased. Arguments and results as in `arm_tf.estimators`;
+    the value is sum_b q(b) f(b).
+    """
+    units = logits.shape[-1]
+    vectors = np.array(list(itertools.product([0, 1], repeat=units)))
+    b = tf.constant(vectors, logits.dtype)  # [2^V, V]
+    b = tf.reshape(b, [len(vectors)] + [1] * (logits.shape.rank - 1) + [units])
+    b = b + tf.zeros_like(logits)  # [2^V, ..., V]
+    weighted = tf.exp(bernoulli.log_prob(b, logits)) * f(b)
+    score = bernoulli.score(b, logits)
+    return Estimate(
+        tf.reduce_sum(weighted, axis=0), tf.reduce_sum(weighted[..., tf.newaxis] * score, axis=0)
+    )
