@@ -42,7 +42,9 @@ def config_from_flags(flag_values=flags.FLAGS):
     """
     values = {f.name: flag_values[f.name].value for f in dataclasses.fields(config.Config)}
     for name, value in values.items():
-        if isinstance(value, list):
+        if name == "track_variance":
+            values[name] = tuple(value)
+        elif isinstance(value, list):
             try:
                 values[name] = tuple(float(number) for number in value)
             except ValueError:

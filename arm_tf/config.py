@@ -79,6 +79,11 @@ class Config:
     temperature: float = _setting(
         0.5, "Temperature of relaxations, where it is not learned.", low=0
     )
+    track_variance: tuple = _setting(
+        (),
+        "Estimators whose gradient variance to follow on the way, separated by commas.",
+        tuple(sorted(estimators.TABLE)),
+    )
     decoder_samples: str = _setting(
         "independent",
         "Where the gradient of decoder and prior comes from: one further independent sample, "
@@ -120,6 +125,8 @@ class Config:
             _check(field, getattr(self, field.name))
         try:
             num_samples = estimators.check(self.estimator, self.num_samples, self.units)[1]
+            for name in self.track_variance:
+                estimators.check(name, None, self.units)
         except ValueError as error:
             raise ConfigError(f"--estimator={self.estimator}: {error}") from None
         object.__setattr__(self, "num_samples", num_samples)
@@ -177,7 +184,7 @@ def flag_file(settings):
         if isinstance(value, bool):
             lines.append(f"--{'' if value else 'no'}{name}\n")
         elif value is not None:
-            text = ",".join(map(repr, value)) if isinstance(value, tuple) else value
+            text = ",".join(map(str, value)) if isinstance(value, tuple) else value
             lines.append(f"--{name}={text}\n")
     return "".join(lines)
 
@@ -191,6 +198,10 @@ def _check(field, value):
     types = typing.get_args(field.type) or (field.type,)
     choices, low = field.metadata["choices"], field.metadata["low"]
     if value is None and type(None) in types:
+        return
+    if tuple in types and choices:
+        if not isinstance(value, tuple) or set(value) - set(choices):
+            refuse(f"any of {', '.join(choices)}")
         return
     if choices and value not in choices:
         refuse(f"one of {', '.join(choices)}")

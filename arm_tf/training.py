@@ -1,4 +1,4 @@
-"""Training: the compiled loop of steps, evaluation, TensorBoard, checkpoints."""
+"""Training: the run from start or checkpoint to result, with evaluation and TensorBoard."""
 
 import math
 import signal
@@ -6,97 +6,15 @@ import sys
 import threading
 import time
 
-import keras
 import numpy as np
 import tensorflow as tf
 import tqdm
 
-from arm_tf import estimators, evaluation, models, noise, plots
+from arm_tf import diagnostics, evaluation, noise, plots, steps
 from arm_tf.run_folder import RunError
 
-_ADAM_EPSILON = 1e-8  # that of TensorFlow 1, which the paper's experiments used
 _IMAGES_SHOWN = 64
 _EVALUATIONS_PER_PICTURE = 10
-
-
-def build_model(config, dataset):
-    """The model that a configuration describes, freshly initialised."""
-    return models.BinaryVAE(
-        pixels=dataset.train.shape[1],
-        num_layers=config.layers,
-        network=config.network,
-        units=config.units,
-        leaky_slope=config.leaky_slope,
-        input_scaling=config.input_scaling,
-        code_scaling=config.code_scaling,
-        prior=config.prior,
-        output_bias=config.output_bias,
-        pixel_mean=dataset.train_mean,
-        seed=config.seed,
-    )
-
-
-def build_gradient_estimators(config, model):
-    """The estimator that a configuration describes, once for each stochastic layer."""
-    row = estimators.get(config.estimator)
-    options = {name: getattr(config, name) for name in row.options}
-    return model.gradient_estimators(config.estimator, config.num_samples, **options)
-
-
-def build_optimizers(config, variable_groups):
-    """One Keras optimiser for each part of the model that has variables to train."""
-    adam = lambda betas, learning_rate=config.learning_rate: keras.optimizers.Adam(
-        learning_rate, beta_1=betas[0], beta_2=betas[1], epsilon=_ADAM_EPSILON
-    )
-    optimizers = {
-        "encoder": adam(config.encoder_betas),
-        "decoder": adam(config.decoder_betas),
-        "prior": keras.optimizers.SGD(config.prior_learning_rate),
-        "estimator": adam((0.9, 0.999), config.estimator_learning_rate),
-    }
-    optimizers = {part: optimizers[part] for part, group in variable_groups.items() if group}
-    for part, optimizer in optimizers.items():
-        optimizer.build(variable_groups[part])
-    return optimizers
-
-
-def make_steps(config, model, gradient_estimators, variable_groups, optimizers):
-    """A compiled function that takes up to `config.steps_per_loop` training steps in one call.
-
-    The function's arguments are the training images, uint8 [N, pixels]; the images of each
-    step, int32 [steps_per_loop, batch]; its noise, float32 [steps_per_loop, rows, batch,
-    units]; and how many steps to take, int32. It returns the negative ELBO of each step in
-    nats, float32 [steps_per_loop], and the gradient norms by part at the last step.
-    """
-    groups = {part: variable_groups[part] for part in optimizers}
-
-    def step(x, u):
-        with tf.GradientTape(persistent=True) as tape:
-            encoder_loss, decoder_loss, estimator_loss = model.losses(
-                x, u, gradient_estimators, config.decoder_samples
-            )
-            neg_elbo = tf.reduce_mean(decoder_loss)
-            losses = {"encoder": tf.reduce_mean(encoder_loss), "estimator": estimator_loss}
-        norms = []
-        for part, variables in groups.items():
-            loss = losses.get(part, neg_elbo)
-            grads = tape.gradient(loss, [variable.value for variable in variables])
-            optimizers[part].apply(grads, variables)
-            norms.append(tf.linalg.global_norm(grads))
-        return neg_elbo, tf.stack(norms)
-
-    @tf.function(jit_compile=config.jit, autograph=False)
-    def steps(images, order, u, count):
-        def body(i, neg_elbos, _):
-            x = tf.cast(tf.gather(images, order[i]), tf.float32)
-            neg_elbo, norms = step(x, u[i])
-            return i + 1, tf.tensor_scatter_nd_update(neg_elbos, [[i]], [neg_elbo]), norms
-
-        start = (0, tf.zeros([config.steps_per_loop]), tf.zeros([len(groups)]))
-        _, neg_elbos, norms = tf.while_loop(lambda i, *_: i < count, body, start)
-        return neg_elbos, dict(zip(groups, tf.unstack(norms), strict=True))
-
-    return steps
 
 
 def _tensors(holder):
@@ -161,15 +79,30 @@ class Trainer:
         if config.max_steps is not None:
             self.total_steps = min(self.total_steps, config.max_steps)
 
-        self.model = build_model(config, dataset)
-        self.estimators = build_gradient_estimators(config, self.model)
-        learned = [v for estimator in self.estimators for v in estimator.trainable_variables]
-        groups = {**self.model.variable_groups, "estimator": learned}
-        self.optimizers = build_optimizers(config, groups)
-        self.steps = make_steps(config, self.model, self.estimators, groups, self.optimizers)
-        rows = self.model.noise_rows(self.estimators, config.decoder_samples)
-        self.noise_shape = [config.steps_per_loop, rows, config.batch_size, config.units]
-        self.noise_key = noise.key(config.seed, "train")
+        self.model = steps.build_model(config, dataset)
+        self.estimators = steps.build_gradient_estimators(config, self.model)
+        self.tracker = diagnostics.VarianceTracker(
+            {
+                name: steps.build_gradient_estimators(config, self.model, name)
+                for name in config.track_variance
+            },
+            self.model.variable_groups["encoder"],
+        )
+        learned = [self.tracker, *self.estimators]
+        groups = {
+            **self.model.variable_groups,
+            "estimator": [v for layer in learned for v in layer.trainable_variables],
+        }
+        self.optimizers = steps.build_optimizers(config, groups)
+        self.take_steps = steps.make_steps(
+            config, self.model, self.estimators, self.tracker, groups, self.optimizers
+        )
+        self.noise_rows = {
+            "train": self.model.noise_rows(self.estimators, config.decoder_samples),
+            "variance": self.tracker.noise_rows(
+                self.model
+            ),  # apart, so that tracking changes nothing
+        }
         self.epoch_images = None  # of the epoch under way, on the device
         self.evaluators = {
             "valid": self.evaluator(dataset.valid, config.eval_samples, "valid"),
@@ -188,7 +121,7 @@ class Trainer:
         checkpoints = folder.path / "checkpoints"
         state = tf.train.Checkpoint(
             weights=_tensors(self.model),
-            estimators=[_tensors(estimator) for estimator in self.estimators],
+            estimators=[_tensors(layer) for layer in learned],
             optimizers={part: _tensors(optimizer) for part, optimizer in self.optimizers.items()},
             position=self.position,
         )
@@ -237,9 +170,13 @@ class Trainer:
         count = min(config.steps_per_loop, self.steps_per_epoch - done, self.total_steps - step)
         order = np.zeros([config.steps_per_loop, config.batch_size], np.int32)
         order[:count] = self.order[done : done + count]
-        u = noise.uniforms(self.noise_key, step, self.noise_shape)
+        shape = [config.steps_per_loop, config.batch_size, config.units]
+        u = [
+            noise.uniforms(noise.key(config.seed, purpose), step, [shape[0], rows, *shape[1:]])
+            for purpose, rows in self.noise_rows.items()
+        ]
 
-        neg_elbos, norms = self.steps(self.epoch_images, order, u, tf.constant(count))
+        neg_elbos, norms = self.take_steps(self.epoch_images, order, *u, tf.constant(count))
         neg_elbos = neg_elbos.numpy()[:count].astype(np.float64)
         norms = {part: float(norm) for part, norm in norms.items()}
         if not np.isfinite(neg_elbos).all():
@@ -261,6 +198,8 @@ class Trainer:
             tf.summary.scalar("steps_per_second", count / seconds)
             for part, norm in norms.items():
                 tf.summary.scalar(f"gradient_norm/{part}", norm)
+            for name, variance in self.tracker.variances().items():
+                tf.summary.scalar(f"gradient_variance/{name}", variance)
         return neg_elbos.mean(), count / seconds
 
     def not_finite(self, what, step):
@@ -303,6 +242,7 @@ class Trainer:
             "valid_neg_elbo": valid.neg_elbo,
             "valid_nll": valid.nll,
             "test_neg_elbo": test.neg_elbo,
+            **{f"variance_{k}": v for k, v in self.tracker.variances().items()},
         }
         position["neg_elbo_sum"].assign(0.0)
         position["steps_summed"].assign(0)
@@ -448,7 +388,7 @@ def evaluate_run(path, config, dataset, split, num_samples):
     latest = tf.train.latest_checkpoint(str(path / "checkpoints" / "best"))
     if latest is None:
         raise RunError(f"The run in {path} has no evaluated checkpoint yet.")
-    model = build_model(config, dataset)
+    model = steps.build_model(config, dataset)
     tf.train.Checkpoint(weights=_tensors(model)).restore(latest).assert_consumed()
     images = dataset.epoch(config.seed, 0) if split == "train" else getattr(dataset, split)
     key = noise.key(config.seed, f"final {split}")

@@ -61,7 +61,8 @@ def weights(folder):
     return {
         name: reader.get_tensor(name)
         for name in reader.get_variable_to_shape_map()
-        if name.startswith(("weights", "optimizers", "position")) and "seconds" not in name
+        if name.startswith(("weights", "optimizers", "position", "estimators"))
+        and "seconds" not in name
     }
 
 
@@ -176,6 +177,30 @@ def test_stop_during_the_final_test_keeps_the_last_weights(
         patch.setattr(training.Trainer, "finish", stopping)
         assert run(config, dataset).result is None
     assert_same_run(finished, run(config, dataset))
+
+
+def test_tracked_variance_is_logged_resumes_and_leaves_the_run_alone(
+    finished, dataset, tmp_path, monkeypatch
+):
+    tracked = dict(track_variance=("ar", "disarm", "double_cv"))
+    whole = run(configure(tmp_path / "whole", **tracked), dataset)
+    assert figures(whole) == figures(finished)
+    last = whole.read_metrics()[-1]
+    assert last["variance_disarm"] < last["variance_ar"]
+    assert min(last[f"variance_{name}"] for name in tracked["track_variance"]) > 0
+
+    config = configure(tmp_path / "stopped", **tracked)
+    run_steps = training.Trainer.run_steps
+
+    def stopping(trainer):
+        if trainer.step == 16:
+            signal.raise_signal(signal.SIGTERM)
+        return run_steps(trainer)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.Trainer, "run_steps", stopping)
+        run(config, dataset)
+    assert_same_run(whole, run(config, dataset))
 
 
 def test_best_weights_are_those_of_the_best_validation(dataset, tmp_path):

@@ -1,0 +1,90 @@
+"""The training step: model, estimators and optimisers of a configuration, and the compiled loop."""
+
+import keras
+import tensorflow as tf
+
+from arm_tf import estimators, models
+
+_ADAM_EPSILON = 1e-8  # that of TensorFlow 1, which the paper's experiments used
+
+
+def build_model(config, dataset):
+    """The model that a configuration describes, freshly initialised."""
+    return models.BinaryVAE(
+        pixels=dataset.train.shape[1],
+        num_layers=config.layers,
+        network=config.network,
+        units=config.units,
+        leaky_slope=config.leaky_slope,
+        input_scaling=config.input_scaling,
+        code_scaling=config.code_scaling,
+        prior=config.prior,
+        output_bias=config.output_bias,
+        pixel_mean=dataset.train_mean,
+        seed=config.seed,
+    )
+
+
+def build_gradient_estimators(config, model, name=None):
+    """An estimator for each stochastic layer: the configuration's, or another one by name."""
+    num_samples = config.num_samples if name is None else None
+    name = name or config.estimator
+    options = {option: getattr(config, option) for option in estimators.get(name).options}
+    return model.gradient_estimators(name, num_samples, **options)
+
+
+def build_optimizers(config, variable_groups):
+    """One Keras optimiser for each part of the model that has variables to train."""
+    adam = lambda betas, learning_rate=config.learning_rate: keras.optimizers.Adam(
+        learning_rate, beta_1=betas[0], beta_2=betas[1], epsilon=_ADAM_EPSILON
+    )
+    optimizers = {
+        "encoder": adam(config.encoder_betas),
+        "decoder": adam(config.decoder_betas),
+        "prior": keras.optimizers.SGD(config.prior_learning_rate),
+        "estimator": adam((0.9, 0.999), config.estimator_learning_rate),
+    }
+    optimizers = {part: optimizers[part] for part, group in variable_groups.items() if group}
+    for part, optimizer in optimizers.items():
+        optimizer.build(variable_groups[part])
+    return optimizers
+
+
+def make_steps(config, model, gradient_estimators, tracker, variable_groups, optimizers):
+    """A compiled function that takes up to `config.steps_per_loop` training steps in one call.
+
+    The function's arguments are the training images, uint8 [N, pixels]; the images of each
+    step, int32 [steps_per_loop, batch]; its noise, float32 [steps_per_loop, rows, batch,
+    units]; the tracker's noise likewise; and how many steps to take, int32. It returns the negative ELBO of each step in
+    nats, float32 [steps_per_loop], and the gradient norms by part at the last step.
+    """
+    groups = {part: variable_groups[part] for part in optimizers}
+
+    def step(x, u, tracker_u):
+        with tf.GradientTape(persistent=True) as tape:
+            encoder_loss, decoder_loss, estimator_loss = model.losses(
+                x, u, gradient_estimators, config.decoder_samples
+            )
+            neg_elbo = tf.reduce_mean(decoder_loss)
+            estimator_loss += tracker.update(model, x, tracker_u)
+            losses = {"encoder": tf.reduce_mean(encoder_loss), "estimator": estimator_loss}
+        norms = []
+        for part, variables in groups.items():
+            loss = losses.get(part, neg_elbo)
+            grads = tape.gradient(loss, [variable.value for variable in variables])
+            optimizers[part].apply(grads, variables)
+            norms.append(tf.linalg.global_norm(grads))
+        return neg_elbo, tf.stack(norms)
+
+    @tf.function(jit_compile=config.jit, autograph=False)
+    def steps(images, order, u, tracker_u, count):
+        def body(i, neg_elbos, _):
+            x = tf.cast(tf.gather(images, order[i]), tf.float32)
+            neg_elbo, norms = step(x, u[i], tracker_u[i])
+            return i + 1, tf.tensor_scatter_nd_update(neg_elbos, [[i]], [neg_elbo]), norms
+
+        start = (0, tf.zeros([config.steps_per_loop]), tf.zeros([len(groups)]))
+        _, neg_elbos, norms = tf.while_loop(lambda i, *_: i < count, body, start)
+        return neg_elbos, dict(zip(groups, tf.unstack(norms), strict=True))
+
+    return steps
