@@ -72,7 +72,11 @@ class Config:
         ("zeros", "data_mean"),
     )
 
-    estimator: str = _setting("arm", "Gradient estimator.", tuple(sorted(estimators.TABLE)))
+    estimator: str = _setting(
+        "arm",
+        "Gradient estimator; help lists them with a line each.",
+        tuple(sorted(estimators.TABLE)),
+    )
     num_samples: int | None = _setting(
         None, "Noise samples of the estimator; unset: the least that it takes.", low=1
     )

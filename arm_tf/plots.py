@@ -5,6 +5,7 @@ import math
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 from PIL import Image
 
 _SCALE = 2  # screen pixels for each image pixel
@@ -82,4 +83,36 @@ def save_curves(path, metrics, title):
         axes.set_ylim(min(tail) - 0.05 * span - 0.1, max(tail) + 0.05 * span + 0.1)
         axes.grid(alpha=0.3)
         figure.legend(loc="outside right upper", frameon=False)
+        figure.savefig(path, dpi=120)
+
+
+def save_variances(path, rows, title):
+    """Plots the gradient variances of several estimators, one dot and error bar each.
+
+    A variance of zero, as "exact" has, is outside the logarithmic axes and not drawn.
+
+    Args:
+      path: of the PNG file.
+      rows: dicts with "estimator", "evaluations", and for each of "logits" and "weights"
+        "variance_…" and "variance_stderr_…".
+      title: str.
+    """
+    with matplotlib.rc_context({"axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(9, 1.6 + 0.3 * len(rows)), layout="constrained")
+        panels = figure.subplots(1, 2, sharey=True)
+        labels = [f"{row['estimator']} ({row['evaluations']})" for row in rows]
+        for axes, where in zip(panels, ("logits", "weights"), strict=True):
+            values = [row[f"variance_{where}"] for row in rows]
+            errors = [row[f"variance_stderr_{where}"] for row in rows]
+            axes.errorbar(values, range(len(rows)), xerr=errors, fmt="o", color="#0072B2")
+            axes.set_xscale("log")
+            decades = np.log10([value for value in values if value > 0] or [1.0])
+            axes.set_xlim(10.0 ** np.floor(min(decades)), 10.0 ** np.ceil(max(decades) + 0.01))
+            axes.xaxis.set_minor_formatter(NullFormatter())
+            axes.set_xlabel(f"variance of the gradient in the {where}")
+            axes.grid(alpha=0.3)
+        panels[0].set_yticks(range(len(rows)), labels)
+        panels[0].invert_yaxis()
+        panels[0].set_ylabel("estimator (evaluations of f)")
+        figure.suptitle(title)
         figure.savefig(path, dpi=120)

@@ -32,14 +32,8 @@ class RunFolder:
     def __init__(self, config):
         self.path = pathlib.Path(config.logdir) / config.name
         self._is_new = not self.path.exists()
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = open(self.path / ".lock", "w")
-        except OSError as error:
-            raise RunError(
-                f"Cannot write the run's folder {self.path}: {error.strerror}; "
-                "choose another with --logdir."
-            ) from None
+        make_folder(self.path)
+        self._lock = open(self.path / ".lock", "w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -114,6 +108,22 @@ class RunFolder:
         lines = [",".join(rows[0])] if rows else []
         lines += [",".join(f"{value:.10g}" for value in row.values()) for row in rows]
         write_text(self.path / "metrics.csv", "\n".join(lines) + "\n")
+
+
+def make_folder(path):
+    """Makes a folder that can be written, its parents too, where there is none yet.
+
+    Raises:
+      RunError: that is not possible.
+    """
+    path = pathlib.Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        (path / ".lock").touch()
+    except OSError as error:
+        raise RunError(
+            f"Cannot write the folder {path}: {error.strerror}; choose another with --logdir."
+        ) from None
 
 
 def read_config(path):

@@ -4,6 +4,7 @@ import keras
 import tensorflow as tf
 
 from arm_tf import estimators, models
+from arm_tf.run_folder import RunError
 
 _ADAM_EPSILON = 1e-8  # that of TensorFlow 1, which the paper's experiments used
 
@@ -25,10 +26,45 @@ def build_model(config, dataset):
     )
 
 
-def build_gradient_estimators(config, model, name=None):
+def load_model(path, config, dataset):
+    """The model of a run with the weights of its best validation.
+
+    Raises:
+      RunError: the run has no evaluated checkpoint yet, or a damaged one.
+    """
+    latest = tf.train.latest_checkpoint(str(path / "checkpoints" / "best"))
+    if latest is None:
+        raise RunError(f"The run in {path} has no evaluated checkpoint yet.")
+    model = build_model(config, dataset)
+    restore(tf.train.Checkpoint(weights=tensors(model)), latest)
+    return model
+
+
+def tensors(holder):
+    """The TensorFlow variables of a Keras model, layer or optimiser, for checkpoints."""
+    return [variable.value for variable in holder.variables]
+
+
+def restore(checkpoint, path):
+    """Restores every variable of a `tf.train.Checkpoint`.
+
+    Raises:
+      RunError: the file is damaged, or not of this model.
+    """
+    try:
+        status = checkpoint.restore(path)
+        status.assert_consumed()
+    except (tf.errors.OpError, AssertionError, ValueError) as error:
+        if isinstance(error, AssertionError):
+            status.expect_partial()
+            error = "it is not a checkpoint of this model"
+        raise RunError(f"Cannot restore {path}: {str(error).splitlines()[0]}") from None
+
+
+def build_gradient_estimators(config, model, name=None, num_samples=None):
     """An estimator for each stochastic layer: the configuration's, or another one by name."""
-    num_samples = config.num_samples if name is None else None
-    name = name or config.estimator
+    if name is None:
+        name, num_samples = config.estimator, config.num_samples
     options = {option: getattr(config, option) for option in estimators.get(name).options}
     return model.gradient_estimators(name, num_samples, **options)
 
@@ -55,8 +91,9 @@ def make_steps(config, model, gradient_estimators, tracker, variable_groups, opt
 
     The function's arguments are the training images, uint8 [N, pixels]; the images of each
     step, int32 [steps_per_loop, batch]; its noise, float32 [steps_per_loop, rows, batch,
-    units]; the tracker's noise likewise; and how many steps to take, int32. It returns the negative ELBO of each step in
-    nats, float32 [steps_per_loop], and the gradient norms by part at the last step.
+    units]; the tracker's noise likewise; and how many steps to take, int32. It returns the
+    negative ELBO of each step in nats, float32 [steps_per_loop], and the gradient norms by part
+    at the last step.
     """
     groups = {part: variable_groups[part] for part in optimizers}
 

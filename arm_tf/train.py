@@ -3,11 +3,16 @@
 The same command run again resumes a run that was stopped; --help lists the settings.
 """
 
-from arm_tf import cli, data
+from absl import flags
+
+from arm_tf import cli, data, estimators
 from arm_tf.run_folder import RunFolder
 
 
 def main():
+    if flags.FLAGS.estimator == "help":
+        print(estimators.describe())
+        return
     config = cli.config_from_flags()
     folder = RunFolder(config)
     if folder.result:

@@ -17,11 +17,6 @@ _IMAGES_SHOWN = 64
 _EVALUATIONS_PER_PICTURE = 10
 
 
-def _tensors(holder):
-    """The TensorFlow variables of a Keras model or optimiser, which checkpoints can follow."""
-    return [variable.value for variable in holder.variables]
-
-
 def epoch_order(num_images, seed, epoch):
     """Order in which an epoch visits the training images; int32 [num_images]."""
     return np.random.default_rng([seed, epoch]).permutation(num_images).astype(np.int32)
@@ -120,19 +115,21 @@ class Trainer:
         }
         checkpoints = folder.path / "checkpoints"
         state = tf.train.Checkpoint(
-            weights=_tensors(self.model),
-            estimators=[_tensors(layer) for layer in learned],
-            optimizers={part: _tensors(optimizer) for part, optimizer in self.optimizers.items()},
+            weights=steps.tensors(self.model),
+            estimators=[steps.tensors(layer) for layer in learned],
+            optimizers={
+                part: steps.tensors(optimizer) for part, optimizer in self.optimizers.items()
+            },
             position=self.position,
         )
         self.latest = tf.train.CheckpointManager(state, str(checkpoints), max_to_keep=2)
         self.best = tf.train.CheckpointManager(
-            tf.train.Checkpoint(weights=_tensors(self.model)),
+            tf.train.Checkpoint(weights=steps.tensors(self.model)),
             str(checkpoints / "best"),
             max_to_keep=1,
         )
         if self.latest.latest_checkpoint:
-            state.restore(self.latest.latest_checkpoint).assert_consumed()
+            steps.restore(state, self.latest.latest_checkpoint)
         self.begun = time.monotonic() - float(self.position["seconds"])
         self.metrics = [row for row in folder.read_metrics() if row["step"] <= self.step]
         self.writers = {
@@ -296,7 +293,7 @@ class Trainer:
         """
         config, position = self.config, self.position
         best_step = int(position["best_step"])
-        self.best.checkpoint.restore(self.best.latest_checkpoint).assert_consumed()
+        steps.restore(self.best.checkpoint, self.best.latest_checkpoint)
         test = self.evaluator(self.dataset.test, config.test_samples, "final test")(progress)
         with self.writers["test"].as_default(best_step):
             tf.summary.scalar("nll_bound", test.nll)
@@ -385,11 +382,7 @@ def evaluate_run(path, config, dataset, split, num_samples):
     Raises:
       RunError: the run has no evaluated checkpoint yet.
     """
-    latest = tf.train.latest_checkpoint(str(path / "checkpoints" / "best"))
-    if latest is None:
-        raise RunError(f"The run in {path} has no evaluated checkpoint yet.")
-    model = steps.build_model(config, dataset)
-    tf.train.Checkpoint(weights=_tensors(model)).restore(latest).assert_consumed()
+    model = steps.load_model(path, config, dataset)
     images = dataset.epoch(config.seed, 0) if split == "train" else getattr(dataset, split)
     key = noise.key(config.seed, f"final {split}")
     with _bar(1.0, 0.0, "{percentage:3.0f}% [{elapsed}<{remaining}]") as bar:

@@ -8,6 +8,8 @@ import sys
 import numpy as np
 import pytest
 
+from arm_tf import estimators
+
 ROOT = pathlib.Path(__file__).parents[1]
 FAST = ("--units=8", "--eval_samples=2", "--test_samples=30", "--test_images=200",
         "--valid_images=100", "--max_steps=20", "--steps_per_loop=10")  # fmt: skip
@@ -110,3 +112,33 @@ def test_folder_in_use_is_refused(tmp_path):
         fcntl.flock(lock, fcntl.LOCK_EX)
         process = call("train", *FAST, f"--logdir={tmp_path}", "--name=run")
     assert_one_line(process, "Another process is training the run")
+
+
+def test_variance_of_a_fresh_model_and_of_a_run(tmp_path):
+    arguments = ("--estimators=arm,loo,legrad", "--draws=20", "--images=4")
+    fresh = call("variance", *arguments, "--units=4", f"--out={tmp_path}")
+    assert fresh.returncode == 0 and not fresh.stderr, fresh.stderr
+    assert (tmp_path / "variance.png").stat().st_size > 5000
+    table = (tmp_path / "variance.csv").read_text().splitlines()
+    assert table[0].startswith("estimator,samples,evaluations,variance_logits")
+    assert [line.split(",")[:3] for line in table[1:]] == [
+        ["arm", "2", "4"], ["loo", "4", "4"], ["legrad", "1", "5"],
+    ]  # fmt: skip
+    assert call("train", *FAST, f"--logdir={tmp_path}", "--name=run").returncode == 0
+    run = call("variance", *arguments[1:], "--estimators=arm", f"--run={tmp_path / 'run'}")
+    assert run.returncode == 0 and (tmp_path / "run" / "variance.csv").exists()
+    assert_one_line(
+        call("variance", "--estimators=exact"), "at most 12 units a layer, received 200"
+    )
+    assert_one_line(call("variance", "--estimators=amr"), "Unknown estimator 'amr'")
+
+
+def test_estimators_are_listed_with_a_line_each():
+    lines = call("train", "--estimator=help").stdout.splitlines()
+    assert [line.split()[0] for line in lines] == sorted(estimators.TABLE)
+
+
+def test_too_few_samples_and_too_many_units_are_refused():
+    assert_one_line(call("train", "--estimator=loo", "--num_samples=1"), "at least 2 for 'loo'")
+    assert_one_line(call("train", "--estimator=exact"), "it would evaluate f")
+    assert_one_line(call("train", "--track_variance=arm,amr"), "any of ar, arm")
