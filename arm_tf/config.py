@@ -10,6 +10,7 @@ import typing
 from arm_tf import data, estimators
 
 _WHERE = {"logdir", "name", "data_dir"}  # fields that do not change what is computed
+_DECODER_SAMPLES = {"elbo": "independent", "multisample": "antithetic"}  # as is usual
 
 
 class ConfigError(ValueError):
@@ -77,21 +78,30 @@ class Config:
         "Gradient estimator; help lists them with a line each.",
         tuple(sorted(estimators.TABLE)),
     )
+    objective: str | None = _setting(
+        None,
+        "What the estimator ascends, the ELBO or the multi-sample bound; unset: the estimator's.",
+        ("elbo", "multisample"),
+    )
     num_samples: int | None = _setting(
-        None, "Noise samples of the estimator; unset: the least that it takes.", low=1
+        None, "Noise samples of the estimator; unset: the estimator's own number.", low=1
     )
     temperature: float = _setting(
         0.5, "Temperature of relaxations, where it is not learned.", low=0
+    )
+    gamma: float = _setting(
+        1.0, "Of ovis: 0 is unbiased, 1 the choice of its authors' program.", low=0
     )
     track_variance: tuple = _setting(
         (),
         "Estimators whose gradient variance to follow on the way, separated by commas.",
         tuple(sorted(estimators.TABLE)),
     )
-    decoder_samples: str = _setting(
-        "independent",
-        "Where the gradient of decoder and prior comes from: one further independent sample, "
-        "or the samples of the estimator, which saves an evaluation.",
+    decoder_samples: str | None = _setting(
+        None,
+        "Where the gradient of decoder and prior comes from: one further independent sample (K "
+        "for a multi-sample bound), or the samples of the estimator, which saves evaluations; "
+        "unset: the first for the ELBO, the second for a multi-sample bound.",
         ("independent", "antithetic"),
     )
 
@@ -134,6 +144,16 @@ class Config:
         except ValueError as error:
             raise ConfigError(f"--estimator={self.estimator}: {error}") from None
         object.__setattr__(self, "num_samples", num_samples)
+        objective = estimators.get(self.estimator).objective
+        if self.objective not in (None, objective):
+            serving = [n for n, row in estimators.TABLE.items() if row.objective == self.objective]
+            raise ConfigError(
+                f"--objective={self.objective} takes an --estimator of {', '.join(serving)}, "
+                f"received {self.estimator!r}."
+            )
+        object.__setattr__(self, "objective", objective)
+        if self.decoder_samples is None:
+            object.__setattr__(self, "decoder_samples", _DECODER_SAMPLES[objective])
         if self.name is None:
             object.__setattr__(self, "name", self._default_name())
 
@@ -143,7 +163,9 @@ class Config:
         name = f"{self.dataset}-{self.network}-{self.layers}-{self.estimator}-seed{self.seed}"
         filled_in = {
             "batch_size": paper_batch_size(self.dataset),
-            "num_samples": estimators.get(self.estimator).min_samples,
+            "num_samples": estimators.check(self.estimator, None)[1],
+            "objective": self.objective,
+            "decoder_samples": _DECODER_SAMPLES[self.objective],
         }
         others = {
             field.name: getattr(self, field.name)

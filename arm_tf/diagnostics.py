@@ -212,7 +212,7 @@ def compare(config, model, x, num_samples, draws, adapt_steps=0, report=lambda r
     """Bias and variance of several estimators' gradients for a frozen model and batch.
 
     The bias is against "exact" for one layer of few enough units, else against a long average of
-    "disarm", which is unbiased.
+    "disarm", which is unbiased. All estimators must have the objective "elbo".
 
     Args:
       config: `arm_tf.config.Config`, for seed and the estimators' settings.

@@ -41,7 +41,8 @@ def expectation(f, logits, *, estimator="arm", num_samples=None, u=None, seed=No
 
     The estimators hold f fixed in the logits. Where f contains them, as log q(b) in an ELBO
     does, wrap them in `tf.stop_gradient` inside f: their direct gradient has mean zero and
-    would only add variance.
+    would only add variance. The estimators of the objective "multisample" expect an f with that
+    term, log p(b) - log q(b), and add its direct gradient, which then matters.
 
     An estimator that learns parameters uses their first values here; `StochasticBinary` and
     `arm_tf.train` keep and train them.
@@ -51,7 +52,7 @@ def expectation(f, logits, *, estimator="arm", num_samples=None, u=None, seed=No
         of `logits`, to values [S, ...] of the same dtype; S is the estimator's choice.
       logits: float32 or float64 [..., V], log-odds.
       estimator: a name from `arm_tf.estimators.TABLE`.
-      num_samples: int K, noise samples to average over; None for the least it takes.
+      num_samples: int K, noise samples to average over; None for its own number.
       u: uniform noise [rows, ..., V] to threshold, for exact tests; drawn when None. There is a
         row for each of the num_samples, and as many again for an estimator with further noise.
       seed: int or pair of ints that determines the noise; None draws afresh at each call.
@@ -139,13 +140,14 @@ class GradientEstimator(keras.layers.Layer):
     Args:
       estimator: a name from `arm_tf.estimators.TABLE`.
       units: int V.
-      num_samples: int K, or None for the least that the estimator takes.
+      num_samples: int K, or None for the estimator's own number.
       **options: settings of the estimator, such as temperature.
 
     Attributes:
       evaluations: evaluations of f for each datum.
       rows: rows of noise for each datum.
-      width: samples in the largest single call of f.
+      width: samples that get noise of their own in the layers after.
+      paths: paths through a network's layers that its samples start from.
 
     Raises:
       ValueError: an unknown estimator, too small a num_samples, or too many units.
@@ -158,6 +160,7 @@ class GradientEstimator(keras.layers.Layer):
         self.evaluations = self.row.evaluations(self.num_samples, units)
         self.rows = self.row.rows(self.num_samples, units)
         self.width = self.row.width(self.num_samples, units)
+        self.paths = self.num_samples if self.row.objective == "multisample" else 1
         self.parameters = {
             name: self.add_weight(
                 shape=np.shape(value),
@@ -196,11 +199,12 @@ class GradientEstimator(keras.layers.Layer):
 def path_noise_rows(gradient_estimators):
     """Rows of uniform noise that `path_expectation` needs for one datum; int.
 
-    Layer t takes its estimator's rows, and for each layer after it a row for each sample.
+    Layer t takes its estimator's rows, and for each layer after it a row for each sample, unless
+    the estimator judges whole paths.
     """
     num_layers = len(gradient_estimators)
     return sum(
-        estimator.rows + estimator.width * (num_layers - 1 - t)
+        estimator.rows + (0 if estimator.row.joint else estimator.width * (num_layers - 1 - t))
         for t, estimator in enumerate(gradient_estimators)
     )
 
@@ -216,18 +220,22 @@ def path_expectation(f, maps, x, u, gradient_estimators):
 
       E[(f(path_anti) - f(path)) (u_t - 1/2)] d logits_t / d w_t.
 
+    Estimators of the objective "multisample" estimate E[log mean_k exp f(path_k)] from K paths
+    in place of the shared one. Those whose row in the table says "joint" weigh the score of every
+    layer by f at these paths, which are therefore all that f is evaluated at.
+
     Args:
       f: maps two lists over layers, binary samples b_t and the logits they were drawn from,
         each [S, ..., V] or, for what all S paths share, [1, ..., V], to values [S, ...].
       maps: callables, [..., V_{t-1}] to logits [..., V_t], applied to any leading shape.
       x: float [..., V_0].
       u: float [path_noise_rows(gradient_estimators), ..., V], uniform noise.
-      gradient_estimators: T instances of `GradientEstimator`.
+      gradient_estimators: T instances of `GradientEstimator`, of one row of the table.
 
     Returns:
       surrogate: float [...], whose gradient reaches only the maps, by the estimator.
-      f_mean: float [...], the average of f over what was evaluated, differentiable in whatever
-        f uses; both have the same value.
+      f_mean: float [...], the average of f over what was evaluated (or the multi-sample bound),
+        differentiable in whatever f uses; both have the same value.
       learning: zero, whose gradient is that of the estimators' learned parameters.
 
     Raises:
@@ -238,19 +246,29 @@ def path_expectation(f, maps, x, u, gradient_estimators):
         raise ValueError(f"u must have {expected} rows of noise, received shape {u.shape}.")
     rows = iter(tf.unstack(u))
     take = lambda n: tf.stack([next(rows) for _ in range(n)])
-    path, path_logits = [], []  # shared by all samples: [1, ..., V]
+    joint, paths = gradient_estimators[0].row.joint, gradient_estimators[0].paths
+    noise, later_noise = [], []
+    for t, estimator in enumerate(gradient_estimators):
+        noise.append(take(estimator.rows))
+        later_noise.append([] if joint else [take(estimator.width) for _ in maps[t + 1 :]])
+    path, path_logits = sample_path(maps, x, [u_t[:paths] for u_t in noise])
+    path_logits[0] = path_logits[0][tf.newaxis]
+    f_path = f(path, path_logits) if joint else None
+
     values, all_logits, all_grads, all_learning = [], [], [], []
     for t, estimator in enumerate(gradient_estimators):
-        logits = maps[t](path[-1][0] if path else x)
-        u_t = take(estimator.rows)
-        f_t = _continue(f, path, path_logits, logits, maps[t + 1 :], estimator.width, take)
-        value, grad_logits, learning = estimator.estimate(f_t, logits, u_t)
+        if joint:
+            f_t = lambda b, sample=None: f_path  # the estimator's samples b are the path's b_t
+        else:
+            f_t = _continue(f, path[:t], path_logits[: t + 1], maps[t + 1 :], later_noise[t])
+        logits = path_logits[t]
+        if logits.shape[0] == 1:
+            logits = logits[0]  # shared by all samples
+        value, grad_logits, learning = estimator.estimate(f_t, logits, noise[t])
         values.append(value)
         all_logits.append(logits)
         all_grads.append(grad_logits)
         all_learning.append(learning)
-        path = [*path, bernoulli.sample(logits, u_t[:1])]
-        path_logits = [*path_logits, logits[tf.newaxis]]
     f_mean = tf.add_n(values) / len(maps)
     surrogate = tf.stop_gradient(f_mean)
     for logits, grad_logits in zip(all_logits, all_grads, strict=True):
@@ -258,17 +276,27 @@ def path_expectation(f, maps, x, u, gradient_estimators):
     return surrogate, f_mean, tf.add_n(all_learning)
 
 
-def _continue(f, path, path_logits, logits, later_maps, width, take):
+def _continue(f, path, path_logits, later_maps, noise):
     """f as a function of one layer's samples, each continued through the layers after it."""
-    noise = [take(width) for _ in later_maps]
 
     def f_t(b, sample=bernoulli.sample):
-        copies = -(-b.shape[0] // width)  # more samples than noise: they share it
-        rows = [tf.tile(u, [copies] + [1] * (u.shape.rank - 1))[: b.shape[0]] for u in noise]
-        later, later_logits = sample_path(later_maps, b, rows, sample)
-        return f([*path, b, *later], [*path_logits, logits[tf.newaxis], *later_logits])
+        size = b.shape[0]
+        later, later_logits = sample_path(later_maps, b, _cycle(noise, size), sample)
+        return f([*_cycle(path, size), b, *later], [*_cycle(path_logits, size), *later_logits])
 
     return f_t
+
+
+def _cycle(arrays, size):
+    """Each of the arrays [S, ...] repeated to [size, ...], or as it is if S is 1."""
+
+    def repeat(array):
+        if array.shape[0] == 1:
+            return array
+        copies = -(-size // array.shape[0])
+        return tf.tile(array, [copies] + [1] * (array.shape.rank - 1))[:size]
+
+    return [repeat(array) for array in arrays]
 
 
 def sample_path(maps, x, noise, sample=bernoulli.sample):
@@ -308,7 +336,7 @@ class StochasticBinary(keras.layers.Layer):
 
     Args:
       estimator: a name from `arm_tf.estimators.TABLE`.
-      num_samples: int, noise samples that the estimator averages over; None for the least.
+      num_samples: int, noise samples that the estimator averages over; None for its own number.
       options: dict of settings of the estimator, such as {"temperature": 0.5}.
       seed: int, for reproducible noise; None for other noise in each process.
 

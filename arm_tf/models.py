@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from arm_tf import bernoulli, layers
+from arm_tf import bernoulli, layers, objectives
 
 
 class BinaryVAE(keras.Model):
@@ -104,6 +104,7 @@ class BinaryVAE(keras.Model):
             trainable=_choose("prior", prior, {"learned": True, "uniform": False}),
             name="prior_logits",
         )
+        self.pixels = pixels
         self.units = units
         self.built = True
 
@@ -130,26 +131,47 @@ class BinaryVAE(keras.Model):
 
     def noise_rows(self, gradient_estimators, decoder_samples="independent"):
         """Rows of uniform noise that `losses` needs for one datum; int."""
-        rows = layers.path_noise_rows(gradient_estimators)
-        return rows + self.num_layers * _is_independent(decoder_samples)
+        return sum(self._noise_rows(gradient_estimators, decoder_samples))
+
+    def _noise_rows(self, gradient_estimators, decoder_samples):
+        """Rows for the estimators, for the decoder's further samples, and for dreams; ints."""
+        paths = gradient_estimators[0].paths
+        further = paths * self.num_layers * _is_independent(decoder_samples)
+        dreams = paths * self._dream_rows * gradient_estimators[0].row.dreams
+        return layers.path_noise_rows(gradient_estimators), further, dreams
+
+    @property
+    def _dream_rows(self):
+        """Rows of units' noise that cover a code of all layers and an image."""
+        return self.num_layers + -(-self.pixels // self.units)
 
     def evaluations(self, gradient_estimators, decoder_samples="independent"):
         """Evaluations of f = log w that `losses` makes for one datum; int."""
-        evaluations = sum(estimator.evaluations for estimator in gradient_estimators)
-        return evaluations + _is_independent(decoder_samples)
+        first = gradient_estimators[0]
+        evaluations = [estimator.evaluations for estimator in gradient_estimators]
+        further = first.paths * _is_independent(decoder_samples)
+        return (evaluations[0] if first.row.joint else sum(evaluations)) + further
 
-    def losses(self, x, u, gradient_estimators, decoder_samples="independent"):
-        """Negative ELBO of each datum, once for each part of the model that has its own gradient.
+    def losses(self, x, u, gradient_estimators, decoder_samples="independent", offsets=None):
+        """Loss of each datum, once for each part of the model that has its own gradient.
 
-        With f(b_{1:T}) = log p(x, b_{1:T}) - log q(b_{1:T}|x), both are estimates of -E_q[f].
+        With f(b_{1:T}) = log p(x, b_{1:T}) - log q(b_{1:T}|x), both are estimates of the negative
+        ELBO, -E_q[f], or, for estimators of the objective "multisample", of the negative bound
+        -E_q[log (1/K) sum_k exp f(b_{1:T}^k)].
+
+        Wake-sleep (Hinton et al. 1995) is the exception to encoder_loss: its gradient is that of
+        -(1/K) sum_k log q(b_{1:T}^k | x_k), for codes and images drawn from the model.
 
         Args:
           x: float [..., pixels], zeros and ones.
           u: float [noise_rows(...), ..., units], uniform noise.
           gradient_estimators: T instances of `arm_tf.layers.GradientEstimator`.
           decoder_samples: where the gradient of decoder and prior comes from: "independent",
-            one further sample of b_{1:T}, as the paper's authors do, or "antithetic", the
-            average over the samples that the estimator evaluates for the encoder.
+            one further sample of b_{1:T}, as the paper's authors do (K of them for a
+            multi-sample bound), or "antithetic", the average over the samples that the
+            estimator evaluates for the encoder (or the bound on them, as is usual).
+          offsets: T arrays of the shape of the layers' logits, [..., units], that are added to
+            them; zeros whose gradients in encoder_loss are those of the logits.
 
         Returns:
           encoder_loss: float [...], in nats, to be differentiated in the encoder's variables.
@@ -157,14 +179,28 @@ class BinaryVAE(keras.Model):
           estimator_loss: zero, to be differentiated in the estimators' variables.
         """
         f = functools.partial(self.log_weight, x)
-        independent = _is_independent(decoder_samples)
-        rows = u[: -self.num_layers] if independent else u
-        surrogate, f_mean, estimator_loss = layers.path_expectation(
-            f, self.encoder_maps, x, rows, gradient_estimators
+        row = gradient_estimators[0].row
+        objective = {"elbo": objectives.elbo, "multisample": objectives.multisample_bound}
+        estimate = lambda u: objective[row.objective](
+            f(*self.sample(x, tf.split(u, self.num_layers)))
         )
-        if independent:
-            noise = [row[tf.newaxis] for row in tf.unstack(u[-self.num_layers :])]
-            f_mean = f(*self.sample(x, noise))[0]
+        maps = self.encoder_maps
+        if offsets is not None:
+            maps = [lambda b, m=m, o=o: m(b) + o for m, o in zip(maps, offsets, strict=True)]
+        sizes = self._noise_rows(gradient_estimators, decoder_samples)
+        u, u_decoder, u_dreams = tf.split(u, sizes)
+        if row.dreams:
+            f_mean = estimate(u)
+            log_q = self._dream_log_q(maps, tf.stack(tf.split(u_dreams, self._dream_rows)))
+            log_q = tf.reduce_mean(log_q, axis=0)
+            surrogate = tf.stop_gradient(f_mean) + (log_q - tf.stop_gradient(log_q))
+            estimator_loss = tf.zeros([], x.dtype)
+        else:
+            surrogate, f_mean, estimator_loss = layers.path_expectation(
+                f, maps, x, u, gradient_estimators
+            )
+        if _is_independent(decoder_samples):
+            f_mean = estimate(u_decoder)
         return -surrogate, -f_mean, estimator_loss
 
     def log_weight(self, x, path, path_logits):
@@ -211,9 +247,14 @@ class BinaryVAE(keras.Model):
         Returns:
           float [..., pixels].
         """
+        return tf.sigmoid(_apply(self.decoder[0], self._descend(b, u)[0]))
+
+    def _descend(self, b, u):
+        """Units of all layers, lowest first, from those of the top layer; arguments of `decode`."""
+        path = [b]
         for decoder_map, noise in zip(self.decoder[:0:-1], tf.unstack(u), strict=True):
-            b = bernoulli.sample(_apply(decoder_map, b), noise)
-        return tf.sigmoid(_apply(self.decoder[0], b))
+            path.insert(0, bernoulli.sample(_apply(decoder_map, path[0]), noise))
+        return path
 
     def generate(self, u):
         """Pixel probabilities of samples from the model.
@@ -225,6 +266,29 @@ class BinaryVAE(keras.Model):
           float [..., pixels].
         """
         return self.decode(bernoulli.sample(self.prior_logits, u[0]), u[1:])
+
+    def dream(self, u):
+        """Images drawn from the model, and the codes that they were drawn from.
+
+        Args:
+          u: float [T + ceil(pixels / units), ..., units], uniform noise of the layers, top
+            first, and of the pixels.
+
+        Returns:
+          x: float [..., pixels], zeros and ones.
+          path: T arrays b_t, float [..., units].
+        """
+        layer_noise, pixel_noise = u[: self.num_layers], tf.unstack(u[self.num_layers :])
+        path = self._descend(bernoulli.sample(self.prior_logits, layer_noise[0]), layer_noise[1:])
+        pixel_noise = tf.concat(pixel_noise, axis=-1)[..., : self.pixels]
+        return bernoulli.sample(_apply(self.decoder[0], path[0]), pixel_noise), path
+
+    def _dream_log_q(self, maps, u):
+        """log q(b_{1:T}|x), by the encoder's `maps`, of what `dream` makes of `u`; float [...]."""
+        x, path = self.dream(u)
+        inputs = [x, *path[:-1]]
+        log_q = [bernoulli.log_prob(b, m(i)) for b, m, i in zip(path, maps, inputs, strict=True)]
+        return tf.add_n(log_q)
 
     def reconstruct(self, x, u):
         """Pixel probabilities p(x | b_1) at one sample b_1 ~ q(b_1 | x).

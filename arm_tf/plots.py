@@ -11,6 +11,7 @@ from PIL import Image
 _SCALE = 2  # screen pixels for each image pixel
 _LABELS = {
     "train_neg_elbo": ("training, −ELBO", "#0072B2", "-"),
+    "train_neg_bound": ("training, multi-sample bound", "#0072B2", "--"),
     "valid_neg_elbo": ("validation, −ELBO", "#E69F00", "-"),
     "test_neg_elbo": ("test, −ELBO", "#009E73", "-"),
     "valid_nll": ("validation, bound on −log p(x)", "#E69F00", "--"),
@@ -64,7 +65,8 @@ def save_curves(path, metrics, title):
         figure = Figure(figsize=(8, 4.5), layout="constrained")
         axes = figure.add_subplot()
         epochs = [row["epoch"] for row in metrics]
-        for name, (label, color, style) in _LABELS.items():
+        curves = {name: look for name, look in _LABELS.items() if name in metrics[0]}
+        for name, (label, color, style) in curves.items():
             values = [row[name] for row in metrics]
             marker = "o" if len(metrics) == 1 else None
             axes.plot(epochs, values, style, marker=marker, color=color, label=label)
@@ -78,7 +80,7 @@ def save_curves(path, metrics, title):
             label=f"best validation bound, {best['valid_nll']:.2f}",
         )
         axes.set(xlabel="epoch", ylabel="nats", title=title)
-        tail = [row[name] for row in metrics[len(metrics) // 20 :] for name in _LABELS]
+        tail = [row[name] for row in metrics[len(metrics) // 20 :] for name in curves]
         span = max(tail) - min(tail)
         axes.set_ylim(min(tail) - 0.05 * span - 0.1, max(tail) + 0.05 * span + 0.1)
         axes.grid(alpha=0.3)

@@ -92,8 +92,8 @@ def make_steps(config, model, gradient_estimators, tracker, variable_groups, opt
     The function's arguments are the training images, uint8 [N, pixels]; the images of each
     step, int32 [steps_per_loop, batch]; its noise, float32 [steps_per_loop, rows, batch,
     units]; the tracker's noise likewise; and how many steps to take, int32. It returns the
-    negative ELBO of each step in nats, float32 [steps_per_loop], and the gradient norms by part
-    at the last step.
+    loss of each step (the negative ELBO or bound) in nats, float32 [steps_per_loop], and the
+    gradient norms by part at the last step.
     """
     groups = {part: variable_groups[part] for part in optimizers}
 
@@ -102,26 +102,29 @@ def make_steps(config, model, gradient_estimators, tracker, variable_groups, opt
             encoder_loss, decoder_loss, estimator_loss = model.losses(
                 x, u, gradient_estimators, config.decoder_samples
             )
-            neg_elbo = tf.reduce_mean(decoder_loss)
-            estimator_loss += tracker.update(model, x, tracker_u)
-            losses = {"encoder": tf.reduce_mean(encoder_loss), "estimator": estimator_loss}
+            decoder_loss = tf.reduce_mean(decoder_loss)
+            losses = {
+                "encoder": tf.reduce_mean(encoder_loss),
+                "decoder": decoder_loss,
+                "prior": decoder_loss,
+                "estimator": estimator_loss + tracker.update(model, x, tracker_u),
+            }
         norms = []
         for part, variables in groups.items():
-            loss = losses.get(part, neg_elbo)
-            grads = tape.gradient(loss, [variable.value for variable in variables])
+            grads = tape.gradient(losses[part], [variable.value for variable in variables])
             optimizers[part].apply(grads, variables)
             norms.append(tf.linalg.global_norm(grads))
-        return neg_elbo, tf.stack(norms)
+        return decoder_loss, tf.stack(norms)
 
     @tf.function(jit_compile=config.jit, autograph=False)
     def steps(images, order, u, tracker_u, count):
-        def body(i, neg_elbos, _):
+        def body(i, losses, _):
             x = tf.cast(tf.gather(images, order[i]), tf.float32)
-            neg_elbo, norms = step(x, u[i], tracker_u[i])
-            return i + 1, tf.tensor_scatter_nd_update(neg_elbos, [[i]], [neg_elbo]), norms
+            loss, norms = step(x, u[i], tracker_u[i])
+            return i + 1, tf.tensor_scatter_nd_update(losses, [[i]], [loss]), norms
 
         start = (0, tf.zeros([config.steps_per_loop]), tf.zeros([len(groups)]))
-        _, neg_elbos, norms = tf.while_loop(lambda i, *_: i < count, body, start)
-        return neg_elbos, dict(zip(groups, tf.unstack(norms), strict=True))
+        _, losses, norms = tf.while_loop(lambda i, *_: i < count, body, start)
+        return losses, dict(zip(groups, tf.unstack(norms), strict=True))
 
     return steps

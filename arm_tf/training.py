@@ -64,6 +64,7 @@ class Trainer:
 
     def __init__(self, config, dataset, folder):
         self.config, self.dataset, self.folder = config, dataset, folder
+        self.loss_name = {"elbo": "neg_elbo", "multisample": "neg_bound"}[config.objective]
         self.steps_per_epoch = len(dataset.train) // config.batch_size
         if not self.steps_per_epoch:
             raise RunError(
@@ -106,7 +107,7 @@ class Trainer:
 
         self.position = {
             "step": tf.Variable(0, dtype=tf.int64),
-            "neg_elbo_sum": tf.Variable(0.0, dtype=tf.float64),  # since the last evaluation
+            "loss_sum": tf.Variable(0.0, dtype=tf.float64),  # since the last evaluation
             "steps_summed": tf.Variable(0, dtype=tf.int64),
             "best_valid_nll": tf.Variable(math.inf, dtype=tf.float64),
             "best_step": tf.Variable(0, dtype=tf.int64),
@@ -151,7 +152,7 @@ class Trainer:
         """Takes steps up to the end of a loop, of the epoch or of the run, and logs them.
 
         Returns:
-          neg_elbo: the mean of the steps' training losses, in nats.
+          loss: the mean of the steps' training losses, in nats.
           steps_per_second: float.
 
         Raises:
@@ -173,31 +174,31 @@ class Trainer:
             for purpose, rows in self.noise_rows.items()
         ]
 
-        neg_elbos, norms = self.take_steps(self.epoch_images, order, *u, tf.constant(count))
-        neg_elbos = neg_elbos.numpy()[:count].astype(np.float64)
+        losses, norms = self.take_steps(self.epoch_images, order, *u, tf.constant(count))
+        losses = losses.numpy()[:count].astype(np.float64)
         norms = {part: float(norm) for part, norm in norms.items()}
-        if not np.isfinite(neg_elbos).all():
-            raise self.not_finite("The loss", step + 1 + int(np.argmin(np.isfinite(neg_elbos))))
+        if not np.isfinite(losses).all():
+            raise self.not_finite("The loss", step + 1 + int(np.argmin(np.isfinite(losses))))
         if not all(map(math.isfinite, norms.values())):
             raise self.not_finite("The gradient", step + count)
 
-        total = float(self.position["neg_elbo_sum"])
-        for neg_elbo in neg_elbos.tolist():  # one by one: the same sum for any steps_per_loop
-            total += neg_elbo
-        self.position["neg_elbo_sum"].assign(total)
+        total = float(self.position["loss_sum"])
+        for loss in losses.tolist():  # one by one: the same sum for any steps_per_loop
+            total += loss
+        self.position["loss_sum"].assign(total)
         self.position["steps_summed"].assign_add(count)
         self.position["step"].assign(step + count)
         seconds = time.monotonic() - begin
         self.position["training_seconds"].assign_add(seconds)
         with self.writers["train"].as_default(step + count):
-            tf.summary.scalar("neg_elbo", neg_elbos.mean())
+            tf.summary.scalar(self.loss_name, losses.mean())
             tf.summary.scalar("learning_rate", config.learning_rate)
             tf.summary.scalar("steps_per_second", count / seconds)
             for part, norm in norms.items():
                 tf.summary.scalar(f"gradient_norm/{part}", norm)
             for name, variance in self.tracker.variances().items():
                 tf.summary.scalar(f"gradient_variance/{name}", variance)
-        return neg_elbos.mean(), count / seconds
+        return losses.mean(), count / seconds
 
     def not_finite(self, what, step):
         return RunError(
@@ -235,13 +236,13 @@ class Trainer:
             "step": step,
             "epoch": step / self.steps_per_epoch,
             "seconds": time.monotonic() - self.begun,
-            "train_neg_elbo": float(position["neg_elbo_sum"]) / int(position["steps_summed"]),
+            f"train_{self.loss_name}": float(position["loss_sum"]) / int(position["steps_summed"]),
             "valid_neg_elbo": valid.neg_elbo,
             "valid_nll": valid.nll,
             "test_neg_elbo": test.neg_elbo,
             **{f"variance_{k}": v for k, v in self.tracker.variances().items()},
         }
-        position["neg_elbo_sum"].assign(0.0)
+        position["loss_sum"].assign(0.0)
         position["steps_summed"].assign(0)
         self.metrics.append(row)
         self.folder.write_metrics(self.metrics)
@@ -410,10 +411,10 @@ def _train_to_end(trainer, stop):
                     rates = []
                     _say(
                         bar,
-                        f"epoch {row['epoch']:g}  step {row['step']:,}  -ELBO: train "
-                        f"{row['train_neg_elbo']:.2f}, valid {row['valid_neg_elbo']:.2f}, test "
-                        f"{row['test_neg_elbo']:.2f}  bound on -log p: valid "
-                        f"{row['valid_nll']:.2f}  {rate}",
+                        f"epoch {row['epoch']:g}  step {row['step']:,}  train loss "
+                        f"{row[f'train_{trainer.loss_name}']:.2f}  -ELBO: valid "
+                        f"{row['valid_neg_elbo']:.2f}, test {row['test_neg_elbo']:.2f}  "
+                        f"bound on -log p: valid {row['valid_nll']:.2f}  {rate}",
                     )
                 stop.check()
             except Stopped:
@@ -421,9 +422,9 @@ def _train_to_end(trainer, stop):
                 raise
             if trainer.step == trainer.total_steps:
                 return
-            neg_elbo, rate = trainer.run_steps()
+            loss, rate = trainer.run_steps()
             rates.append(rate)
-            figures["train -ELBO"] = f"{neg_elbo:.2f}"
+            figures["train loss"] = f"{loss:.2f}"
             bar.set_postfix(figures, refresh=False)
             bar.update(trainer.step - bar.n)
 

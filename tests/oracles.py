@@ -5,6 +5,12 @@ import itertools
 import numpy as np
 import tensorflow as tf
 
+# Estimators that are linear in the noise within a cell, so that sums over cells are exact.
+LINEAR_IN_CELLS = {
+    "ar", "reinforce", "reinforce_baseline", "nvil", "loo", "arm", "disarm", "legrad", "ram",
+    "exact", "double_cv", "rodeo",
+}  # fmt: skip
+
 
 def binary_vectors(size):
     """All vectors of `size` bits, float64 [2**size, size]."""

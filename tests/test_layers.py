@@ -48,9 +48,10 @@ def test_upstream_gradient_multiplies():
     )
 
 
-@pytest.mark.parametrize("estimator", sorted(estimators.TABLE))
+@pytest.mark.parametrize("estimator", sorted(set(estimators.TABLE) - {"wake_sleep"}))
 def test_eager_graph_and_xla_agree(estimator):
-    u = tf.constant(RNG.uniform(size=(2, 5, 3)), tf.float32)
+    rows = estimators.TABLE[estimator].rows(3, 3)
+    u = tf.constant(RNG.uniform(size=(rows, 5, 3)), tf.float32)
 
     def value_and_gradient(logits):
         with tf.GradientTape() as tape:
@@ -59,7 +60,7 @@ def test_eager_graph_and_xla_agree(estimator):
                 lambda b: tf.reduce_sum(b[..., :2] * b[..., 1:], -1),
                 logits,
                 estimator=estimator,
-                num_samples=2,
+                num_samples=3,
                 u=u,
             )
         return value, tape.gradient(value, logits)

@@ -7,7 +7,6 @@ import oracles
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
-import test_estimators
 
 from arm_tf import models
 
@@ -94,7 +93,7 @@ def network_of(stochastic_map, inputs, slope=0.1):
         *[("arm", "nonlinear", T, t) for T in (1, 2) for t in range(T)],
         *[
             (estimator, "linear", 2, t)
-            for estimator in sorted(test_estimators.LINEAR_IN_CELLS - {"arm"})
+            for estimator in sorted(oracles.LINEAR_IN_CELLS - {"arm"})
             for t in range(2)
         ],
     ],

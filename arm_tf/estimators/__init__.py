@@ -47,9 +47,11 @@ class Estimator:
       source: the publication it comes from.
       evaluations: evaluations of f, as a function of num_samples K and units V.
       cost: the same, to be read.
-      min_samples: least K; also the default.
+      min_samples: least K.
+      default_samples: K unless given; None for the least.
       rows: rows of noise, as a function of K and V.
-      width: samples S in the largest single call of f, as a function of K and V.
+      width: samples that get noise of their own in later layers, as a function of K and V; where
+        f is called at more, they share it in turn.
       biased: whether the expectation is not the exact gradient.
       derivative: whether f is differentiated in b.
       initial: name of the function of V in the same module that gives the first parameters.
@@ -57,6 +59,9 @@ class Estimator:
       options: names of the settings it takes, such as "temperature".
       max_units: largest V, where cost grows with it; None for no limit.
       objective: "elbo" for E[f(b)], "multisample" for E[log mean_k exp f(b_k)].
+      joint: whether f at K paths through a network's layers serves all of them, where other
+        estimators take samples at one layer after the other.
+      dreams: whether it learns from samples of the generative model.
     """
 
     function: str
@@ -65,6 +70,7 @@ class Estimator:
     evaluations: Callable[[int, int], int]
     cost: str
     min_samples: int = 1
+    default_samples: int | None = None
     rows: Callable[[int, int], int] = lambda k, v: k
     width: Callable[[int, int], int] = lambda k, v: k
     biased: bool = False
@@ -74,6 +80,8 @@ class Estimator:
     options: tuple = ()
     max_units: int | None = None
     objective: str = "elbo"
+    joint: bool = False
+    dreams: bool = False
 
     def _load(self, name):
         module = self.function.split(".")[0]
@@ -94,6 +102,10 @@ def _once(k, v):
 
 def _pairs(k, v):
     return 2 * k
+
+
+def _triples(k, v):
+    return 3 * k
 
 
 def _flips(k, v):
@@ -219,6 +231,141 @@ TABLE = {
         derivative=True,
         initial="rodeo_parameters",
     ),
+    "concrete": Estimator(
+        "relaxation.concrete",
+        "derivative of f at samples of the Concrete relaxation",
+        "Maddison et al. 2017",
+        _once,
+        "K",
+        biased=True,
+        derivative=True,
+        options=("temperature",),
+    ),
+    "st": Estimator(
+        "relaxation.st",
+        "straight-through: sampling has the derivative of its mean",
+        "Bengio et al. 2013",
+        _once,
+        "K",
+        biased=True,
+        derivative=True,
+    ),
+    "st_annealed": Estimator(
+        "relaxation.st_annealed",
+        "straight-through through a sigmoid that grows steeper in training",
+        "Chung et al. 2017",
+        _once,
+        "K",
+        biased=True,
+        derivative=True,
+        initial="st_annealed_parameters",
+        averages=("slope",),
+    ),
+    "st_gumbel": Estimator(
+        "relaxation.st_gumbel",
+        "straight-through: sampling has the derivative of its Concrete relaxation",
+        "Jang et al. 2017",
+        _once,
+        "K",
+        biased=True,
+        derivative=True,
+        options=("temperature",),
+    ),
+    "darn": Estimator(
+        "relaxation.darn",
+        "1/2 estimator, exact for an f quadratic in each unit of a single layer",
+        "Gregor et al. 2014",
+        _once,
+        "K",
+        biased=True,
+        derivative=True,
+    ),
+    "muprop": Estimator(
+        "relaxation.muprop",
+        "score function with f's first-order expansion at the mean as control variate",
+        "Gu et al. 2016",
+        lambda k, v: k + 1,
+        "K + 1",
+        derivative=True,
+        initial="muprop_parameters",
+        averages=("mean", "calls"),
+    ),
+    "rebar": Estimator(
+        "relaxation.rebar",
+        "score function with f at relaxed samples as control variate",
+        "Tucker et al. 2017",
+        _triples,
+        "3K",
+        rows=_pairs,
+        derivative=True,
+        initial="rebar_parameters",
+    ),
+    "relax": Estimator(
+        "relaxation.relax",
+        "REBAR with a network added to the control variate",
+        "Grathwohl et al. 2018",
+        _triples,
+        "3K",
+        rows=_pairs,
+        derivative=True,
+        initial="relax_parameters",
+    ),
+    "vimco": Estimator(
+        "multisample.vimco",
+        "multi-sample bound, score function with each sample's baseline from the others",
+        "Mnih & Rezende 2016",
+        _once,
+        "K",
+        min_samples=2,
+        default_samples=5,
+        objective="multisample",
+        joint=True,
+    ),
+    "ovis": Estimator(
+        "multisample.ovis",
+        "multi-sample bound, baselines of asymptotically least variance; unbiased at gamma = 0",
+        "Liévin et al. 2020",
+        _once,
+        "K",
+        min_samples=2,
+        default_samples=5,
+        biased=True,
+        options=("gamma",),
+        objective="multisample",
+        joint=True,
+    ),
+    "disarm_local": Estimator(
+        "multisample.disarm_local",
+        "multi-sample bound, DisARM for each sample with the others held fixed",
+        "Dong, Mnih & Tucker 2020",
+        _pairs,
+        "2K",
+        default_samples=5,
+        width=_pairs,
+        objective="multisample",
+    ),
+    "rws": Estimator(
+        "multisample.rws",
+        "reweighted wake-sleep: the encoder follows the weighted samples",
+        "Bornschein & Bengio 2015",
+        _once,
+        "K",
+        default_samples=5,
+        biased=True,
+        objective="multisample",
+        joint=True,
+    ),
+    "wake_sleep": Estimator(
+        "multisample.wake_sleep",
+        "the encoder learns from what the generative model dreams",
+        "Hinton et al. 1995",
+        _once,
+        "K",
+        biased=True,
+        objective="multisample",
+        joint=True,
+        dreams=True,
+    ),
 }
 
 
@@ -238,7 +385,7 @@ def check(name, num_samples, units=None):
 
     Args:
       name: str.
-      num_samples: int, or None for the least that the estimator takes.
+      num_samples: int, or None for the estimator's own number.
       units: int, or None where it is not known yet.
 
     Returns:
@@ -249,7 +396,7 @@ def check(name, num_samples, units=None):
     """
     row = get(name)
     if num_samples is None:
-        num_samples = row.min_samples
+        num_samples = row.default_samples or row.min_samples
     if type(num_samples) is not int or num_samples < row.min_samples:
         raise ValueError(
             f"num_samples must be an integer of at least {row.min_samples} for {name!r}, "
@@ -261,3 +408,24 @@ def check(name, num_samples, units=None):
             f"evaluate f {row.evaluations(num_samples, units):,} times for each datum."
         )
     return row, num_samples
+
+
+def describe():
+    """The table as text, one line an estimator."""
+    lines = [
+        f"{name:20}{row.cost + ' evaluations':26}"
+        f"{'biased' if row.biased else 'unbiased':10}{row.summary} ({row.source})"
+        for name, row in sorted(TABLE.items())
+    ]
+    return "\n".join(lines)
+
+
+def markdown():
+    """The table in Markdown, as README.md shows it."""
+    lines = ["| `--estimator` | what | evaluations of f | bias | source |", "|---|---|---|---|---|"]
+    lines += [
+        f"| `{name}` | {row.summary} | {row.cost} | {'yes' if row.biased else 'none'} | "
+        f"{row.source} |"
+        for name, row in TABLE.items()
+    ]
+    return "\n".join(lines) + "\n"

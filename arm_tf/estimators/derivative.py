@@ -17,6 +17,12 @@ def differentiate(name, f, b):
     Raises:
       ValueError: f is not differentiable in b.
     """
+    f_b, slopes = value_and_slopes(name, f, b)
+    return f_b, tf.stop_gradient(slopes)
+
+
+def value_and_slopes(name, f, b):
+    """As `differentiate`, with derivatives that can be differentiated once more."""
     with tf.GradientTape() as tape:
         tape.watch(b)
         f_b = f(b)
@@ -26,4 +32,4 @@ def differentiate(name, f, b):
             f"{name!r} needs the derivative of f in b, but f is not differentiable in b; use "
             "an estimator that needs none, such as 'arm'."
         )
-    return f_b, tf.stop_gradient(slopes)
+    return f_b, slopes

@@ -67,7 +67,7 @@ def reinforce_baseline(f, logits, u, parameters):
     return Estimate(
         tf.reduce_mean(f_b, axis=0),
         tf.reduce_mean(signal * bernoulli.score(b, logits), axis=0),
-        new_parameters=_updated_averages(parameters, mean=tf.reduce_mean(f_b)),
+        new_parameters=updated_averages(parameters, mean=tf.reduce_mean(f_b)),
     )
 
 
@@ -76,10 +76,10 @@ def reinforce_baseline_parameters(units):
     return {"mean": 0.0, "calls": 0.0}
 
 
-def _updated_averages(parameters, **observed):
+def updated_averages(parameters, **observed):
     """Moving averages after one more call, the first few calls weighed as if there were no past."""
     calls = parameters["calls"]
-    rate = tf.maximum(1.0 - _DECAY, 1.0 / (calls + 1.0))
+    rate = tf.maximum(1.0 / (calls + 1.0), 1.0 - _DECAY)
     averages = {
         name: parameters[name] + rate * (tf.stop_gradient(value) - parameters[name])
         for name, value in observed.items()
@@ -121,7 +121,7 @@ def nvil(f, logits, u, parameters):
         tf.reduce_mean(f_b, axis=0),
         tf.reduce_mean(signal[..., tf.newaxis] * bernoulli.score(b, logits), axis=0),
         tape.gradient(loss, network),
-        _updated_averages(
+        updated_averages(
             parameters, mean=tf.reduce_mean(residual), square=tf.reduce_mean(residual**2)
         ),
     )

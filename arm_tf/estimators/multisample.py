@@ -1,0 +1,142 @@
+"""Estimators for the multi-sample bound L = log (1/K) sum_k w_k, w_k = exp f(b_k).
+
+Their value estimates E[L] over K independent samples, and grad_logits its gradient. Here f(b) =
+log p(x, b) - log q(b) holds the density q that b is drawn from, and the gradient through that
+term, -sum_k W_k (b_k - sigmoid(logits)) with the normalised weights W_k = w_k / sum_j w_j, is a
+part of grad_logits: in L its mean is not zero. Inside f, q's own logits are a constant.
+
+Each of the samples may have logits of its own, [K, ..., V], as in the upper layers of a network;
+grad_logits has the shape of the logits.
+"""
+
+import math
+
+import tensorflow as tf
+
+from arm_tf import bernoulli
+from arm_tf.estimators import Estimate
+from arm_tf.objectives import multisample_bound
+
+
+def vimco(f, logits, u):
+    """VIMCO, the score function with a baseline for each sample (Mnih & Rezende 2016).
+
+    grad_logits = sum_k (L - L_k - W_k) (b_k - sigmoid(logits)),  b = 1[u < sigmoid(logits)],
+    where L_k is L with w_k replaced by the geometric mean of the others.
+
+    Unbiased; K >= 2 evaluations of f, since one sample has no others. (At K = 1, L is f and the
+    score function without a baseline weighs its sample by f - 1.) Arguments and results as in
+    `arm_tf.estimators`.
+    """
+
+    def signal(log_w):
+        mean_of_others = tf.reduce_sum(_replace_each(log_w, 0.0), axis=0) / (log_w.shape[0] - 1)
+        baseline = multisample_bound(_replace_each(log_w, mean_of_others))
+        return multisample_bound(log_w) - baseline - tf.nn.softmax(log_w, axis=0)
+
+    return _weigh_scores(signal, f, logits, u)
+
+
+def ovis(f, logits, u, gamma=1.0):
+    """OVIS, baselines of asymptotically least variance (Liévin et al. 2020, eq. 17).
+
+    grad_logits = sum_k (L - W_k - c_k) (b_k - sigmoid(logits)),  b = 1[u < sigmoid(logits)],
+    c_k = log [sum_{j != k} w_j / (K-1)] - gamma W_k + (1 - gamma) log(1 - 1/K).
+
+    The W_k in c_k depends on b_k: the expectation is the exact gradient plus gamma times that
+    of `rws`. So gamma = 0 is unbiased, and gamma = 1, the default as in the authors' code, is
+    not. K >= 2 evaluations of f. Arguments and results as in `arm_tf.estimators`.
+    """
+
+    def signal(log_w):
+        k = log_w.shape[0]
+        others = tf.reduce_logsumexp(_replace_each(log_w, -math.inf), axis=0) - math.log(k - 1)
+        direct = tf.nn.softmax(log_w, axis=0)
+        c = others - gamma * direct + (1.0 - gamma) * math.log(1.0 - 1.0 / k)
+        return multisample_bound(log_w) - direct - c
+
+    return _weigh_scores(signal, f, logits, u)
+
+
+def rws(f, logits, u):
+    """Reweighted wake-sleep, its wake phase (Bornschein & Bengio 2015).
+
+    grad_logits = sum_k W_k (b_k - sigmoid(logits)),  b = 1[u < sigmoid(logits)].
+
+    Not the gradient of L: for large K it ascends E[log q(b)] under the posterior p(b|x), that
+    is, descends on KL(p || q); its bias towards that is of order 1/K, and at K = 1 its mean is
+    zero. What f uses is trained on L. K evaluations of f. Arguments and results as in
+    `arm_tf.estimators`.
+    """
+    return _weigh_scores(lambda log_w: tf.nn.softmax(log_w, axis=0), f, logits, u)
+
+
+def disarm_local(f, logits, u):
+    """DisARM for each sample, the others held fixed (Dong, Mnih & Tucker 2020).
+
+    grad_logits = sum_k 1/2 (L - L_anti_k) (-1)^b_anti_k 1[b_k != b_anti_k] sigmoid(|logits|)
+    - sum_k W_k (b_k - sigmoid(logits)),  b = 1[u < sigmoid(logits)],
+    b_anti = 1[u > sigmoid(-logits)], where L_anti_k is L with b_k replaced by b_anti_k.
+
+    The value is the mean of L at b and at b_anti. Unbiased; 2K evaluations of f; at K = 1 it is
+    `disarm` less the score. Arguments and results as in `arm_tf.estimators`.
+    """
+    b = bernoulli.sample(logits, u)
+    b_anti = bernoulli.antithetic_sample(logits, u)
+    f_b, f_anti = tf.split(f(tf.concat([b, b_anti], axis=0)), 2)
+    log_w, log_w_anti = _scale(f_b, f_b), _scale(f_anti, f_b)
+    delta = multisample_bound(log_w) - multisample_bound(_replace_each(log_w, log_w_anti))
+    pair = 0.5 * (b - b_anti) * tf.sigmoid(tf.abs(logits))
+    direct = tf.nn.softmax(log_w, axis=0)[..., tf.newaxis] * bernoulli.score(b, logits)
+    grads = delta[..., tf.newaxis] * pair - direct
+    value = 0.5 * (multisample_bound(f_b) + multisample_bound(f_anti))
+    return Estimate(value, _add_up(grads, logits))
+
+
+def wake_sleep(f, logits, u):
+    """Wake-sleep (Hinton et al. 1995), which `arm_tf.models.BinaryVAE` carries out.
+
+    grad_logits = (1/K) sum_k (b_k - sigmoid(logits(x_k))),  (x_k, b_k) ~ p: the encoder ascends
+    log q(b|x) on what the generative model dreams, not on data, and decoder and prior ascend L
+    with b ~ q, which at K = 1 has the gradient of log p(x, b). Not the gradient of L.
+
+    Raises:
+      ValueError: always, as f has no dreams to learn from.
+    """
+    raise ValueError(
+        "'wake_sleep' learns from images that a generative model dreams, which a function f of "
+        "the samples does not have; it is a training rule of arm_tf.train, for binary VAEs."
+    )
+
+
+def _weigh_scores(signal, f, logits, u):
+    """Estimate sum_k signal_k (b_k - sigmoid(logits)), the signal a function of the log w."""
+    b = bernoulli.sample(logits, u)
+    f_b = f(b)
+    grads = signal(_scale(f_b, f_b))[..., tf.newaxis] * bernoulli.score(b, logits)
+    return Estimate(multisample_bound(f_b), _add_up(grads, logits))
+
+
+def _scale(log_w, reference):
+    """The weights to a scale on which the largest reference is 1, for precision; a constant."""
+    return tf.stop_gradient(log_w - tf.reduce_max(reference, axis=0))
+
+
+def _replace_each(log_w, others):
+    """log_w with each of its entries replaced in turn.
+
+    Args:
+      log_w: float [K, ...].
+      others: the same, or a number.
+
+    Returns:
+      float [K, K, ...], entry [j, k] being log_w[j] for j != k and others[k] for j = k.
+    """
+    k = log_w.shape[0]
+    own = tf.reshape(tf.eye(k, dtype=tf.bool), [k, k] + [1] * (log_w.shape.rank - 1))
+    return tf.where(own, tf.convert_to_tensor(others, log_w.dtype), log_w[:, tf.newaxis])
+
+
+def _add_up(grads, logits):
+    """Gradients of the samples [K, ..., V], added up where the samples share their logits."""
+    return grads if logits.shape.rank == grads.shape.rank else tf.reduce_sum(grads, axis=0)

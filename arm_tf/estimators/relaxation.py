@@ -1,0 +1,313 @@
+"""Estimators that use f's derivative at samples, at their mean, or at relaxed samples.
+
+A sample b = 1[u < sigmoid(logits)] is also 1[z > 0] with the logistic latent
+z = logits - log(u / (1 - u)), and x = sigmoid(z / temperature) is its Concrete relaxation (Maddison
+et al. 2017). In a network with further stochastic layers the derivative of f reaches b through
+them as well; each estimator says what replaces the samples there.
+"""
+
+import functools
+import math
+
+import numpy as np
+import tensorflow as tf
+
+from arm_tf import bernoulli
+from arm_tf.estimators import Estimate
+from arm_tf.estimators.derivative import differentiate, value_and_slopes
+from arm_tf.estimators.score_function import updated_averages
+
+
+def concrete(f, logits, u, temperature=0.5):
+    """Derivative of f at relaxed samples (Maddison et al. 2017; Jang et al. 2017).
+
+    grad_logits = (1/K) sum_k f'(x_k) x_k (1 - x_k) / temperature,
+    x = sigmoid((logits - log(u / (1 - u))) / temperature).
+
+    Later layers are relaxed too, at the same temperature. The gradient is that of E[f(x)], a
+    biased one for E[f(b)]; the bias vanishes and the variance grows as the temperature falls.
+
+    K evaluations of f and its derivative, all at relaxed samples. Arguments and results as in
+    `arm_tf.estimators`, with the value the average of f(x_k); temperature is a positive number.
+
+    Raises:
+      ValueError: f is not differentiable in b, or a temperature that is not positive.
+    """
+    sample = _relaxed_sample(_positive(temperature))
+    x = sample(logits, u)
+    f_x, slopes = differentiate("concrete", functools.partial(f, sample=sample), x)
+    grad_logits = tf.reduce_mean(slopes * x * (1.0 - x) / temperature, axis=0)
+    return Estimate(tf.reduce_mean(f_x, axis=0), grad_logits)
+
+
+def st(f, logits, u):
+    """Straight-through (Bengio et al. 2013): sampling has the derivative of its mean.
+
+    grad_logits = (1/K) sum_k f'(b_k) p (1 - p),  p = sigmoid(logits).
+
+    Later layers are sampled, and f' goes straight through them in the same way. Biased unless f is
+    linear in each unit and there is no later layer; K evaluations and derivatives of f. Arguments
+    and results as in `arm_tf.estimators`.
+
+    Raises:
+      ValueError: f is not differentiable in b.
+    """
+    return _straight_through("st", f, logits, u, lambda logits, u, b: _sigmoid_slope(logits))
+
+
+def st_annealed(f, logits, u, parameters):
+    """Straight-through with slope annealing (Chung et al. 2017).
+
+    grad_logits = (1/K) sum_k f'(b_k) slope p (1 - p),  p = sigmoid(slope logits),
+    with samples b = 1[u < sigmoid(logits)] as always; slope = min(5, 1 + 0.04 calls / 1000), for
+    the paper's min(5, 1 + 0.04 epochs). The paper's units, deterministic ones, have a hard sigmoid.
+
+    Later layers as for `st`, with this slope. Biased; K evaluations and derivatives of f.
+    Arguments and results as in `arm_tf.estimators`.
+
+    Raises:
+      ValueError: f is not differentiable in b.
+    """
+    slope = parameters["slope"]
+    estimate = _straight_through(
+        "st_annealed", f, logits, u, lambda logits, u, b: slope * _sigmoid_slope(slope * logits)
+    )
+    return estimate._replace(new_parameters={"slope": tf.minimum(slope + 0.04 / 1000, 5.0)})
+
+
+def st_annealed_parameters(units):
+    return {"slope": 1.0}
+
+
+def st_gumbel(f, logits, u, temperature=0.5):
+    """Straight-through Gumbel-softmax (Jang et al. 2017) for binary units.
+
+    grad_logits = (1/K) sum_k f'(b_k) x_k (1 - x_k) / temperature,
+    x = sigmoid((logits - log(u / (1 - u))) / temperature), b = 1[x > 1/2].
+
+    Later layers are sampled, and f' goes through them as if they were relaxed. Biased; K
+    evaluations and derivatives of f. Arguments and results as in `arm_tf.estimators`;
+    temperature is a positive number.
+
+    Raises:
+      ValueError: f is not differentiable in b, or a temperature that is not positive.
+    """
+    relax_sample = _relaxed_sample(_positive(temperature))
+
+    def slope(logits, u, b):
+        x = relax_sample(logits, u)
+        return x * (1.0 - x) / temperature
+
+    return _straight_through("st_gumbel", f, logits, u, slope)
+
+
+def darn(f, logits, u):
+    """The 1/2 estimator of deep autoregressive networks (Gregor et al. 2014).
+
+    grad_logits = (1/K) sum_k f'(b_k) (b_k - 1/2) (b_k - sigmoid(logits)),
+    the score function with a baseline for each unit, f(b) - f'(b) (b - 1/2): f at the unit's
+    value 1/2, by its tangent.
+
+    Exact in expectation if f is quadratic in each unit and there is no later layer, otherwise
+    biased. Later layers are sampled, with (b - 1/2) (b - sigmoid(logits)) for the derivative of a
+    sample in its logits. K evaluations and derivatives of f. Arguments and results as in
+    `arm_tf.estimators`.
+
+    Raises:
+      ValueError: f is not differentiable in b.
+    """
+    slope = lambda logits, u, b: (b - 0.5) * bernoulli.score(b, logits)
+    return _straight_through("darn", f, logits, u, slope)
+
+
+def muprop(f, logits, u, parameters):
+    """Score function, less f's first-order Taylor expansion at the mean (Gu et al. 2016).
+
+    grad_logits = (1/K) sum_k [f(b_k) - f(p) - f'(p)^T (b_k - p) - c] (b_k - p) + f'(p) p (1 - p),
+    p = sigmoid(logits), with c the average over earlier calls of what it is taken from, decaying by
+    0.99 a call.
+
+    In later layers the expansion has the mean, sigmoid(logits), in place of a sample, so that its
+    point and slope are the same for every b.
+
+    Unbiased; K + 1 evaluations of f and one derivative. Arguments and results as in
+    `arm_tf.estimators`.
+
+    Raises:
+      ValueError: f is not differentiable in b.
+    """
+    b = bernoulli.sample(logits, u)
+    f_b = f(b)
+    probs = tf.sigmoid(logits)
+    mean_field = functools.partial(f, sample=lambda logits, u: tf.sigmoid(logits))
+    f_mean, slopes = differentiate("muprop", mean_field, probs[tf.newaxis])
+    score = b - probs
+    remainder = tf.stop_gradient(f_b - f_mean - tf.reduce_sum(slopes * score, axis=-1))
+    signal = (remainder - parameters["mean"])[..., tf.newaxis]
+    return Estimate(
+        tf.reduce_mean(f_b, axis=0),
+        tf.reduce_mean(signal * score, axis=0) + slopes[0] * probs * (1.0 - probs),
+        new_parameters=updated_averages(parameters, mean=tf.reduce_mean(remainder)),
+    )
+
+
+def muprop_parameters(units):
+    """The moving average and the number of calls that it is over."""
+    return {"mean": 0.0, "calls": 0.0}
+
+
+def rebar(f, logits, u, parameters):
+    """Score function with the Concrete relaxation as control variate (Tucker et al. 2017).
+
+    grad_logits = (1/K) sum_k [f(b_k) - c(y_k)] (b_k - sigmoid(logits)) + dc(z_k) - dc(y_k),
+    c(z) = eta f(sigmoid(z / temperature)), where z = logits - log(u / (1 - u)) has the sign that
+    makes b = 1[z > 0], y is z drawn anew given b from further noise v, and dc is the derivative of
+    c in the logits, with u, v and b fixed; y depends on the logits, too.
+
+    eta, at first 1, and the logarithm of the temperature, at first 1/2, descend on the mean squared
+    gradient. Later layers are relaxed in c, at the same temperature and with the noise that f(b_k)
+    has there, so that c is smooth and close to f.
+
+    Unbiased for every eta and temperature; 3K evaluations of f, 2K of them relaxed, with
+    derivatives. Arguments and results as in `arm_tf.estimators`; the first K rows of the noise are
+    u, the others v, and the value is that of the K samples b_k.
+
+    Raises:
+      ValueError: f is not differentiable in b.
+    """
+    control = lambda z: _scaled_relaxation("rebar", f, z, parameters)
+    return _with_control(control, f, logits, u, parameters)
+
+
+def rebar_parameters(units):
+    return {"eta": 1.0, "log_temperature": math.log(0.5)}
+
+
+def relax(f, logits, u, parameters):
+    """REBAR with a network added to the control variate (Grathwohl et al. 2018).
+
+    grad_logits = (1/K) sum_k [f(b_k) - c(y_k)] (b_k - sigmoid(logits)) + dc(z_k) - dc(y_k), as
+    `rebar`, with c(z) = eta f(sigmoid(z / temperature)) + r(z). The network r has one hidden layer
+    of 137 tanh units, which also sees the logits (held fixed in dc) and through them the input that
+    they are a function of; its output is zero at first, and all parameters descend on the mean
+    squared gradient.
+
+    Unbiased for every r; 3K evaluations of f, 2K of them relaxed, with derivatives. Later layers,
+    noise and value as for `rebar`. Arguments and results as in `arm_tf.estimators`.
+
+    Raises:
+      ValueError: f is not differentiable in b.
+    """
+
+    def network(z):
+        hidden = tf.tensordot(z, parameters["kernel_z"], 1) + parameters["bias"]
+        hidden = tf.tanh(hidden + tf.tensordot(logits, parameters["kernel_logits"], 1))
+        return tf.tensordot(hidden, parameters["output_kernel"], 1) + parameters["output_bias"]
+
+    def control(z):
+        c, c_slopes = _scaled_relaxation("relax", f, z, parameters)
+        r, r_slopes = value_and_slopes("relax", network, z)
+        return c + r, c_slopes + r_slopes
+
+    return _with_control(control, f, logits, u, parameters)
+
+
+_HIDDEN = 137
+
+
+def relax_parameters(units):
+    """Those of `rebar`, and a network that is zero at first."""
+    limit = math.sqrt(6 / (units + _HIDDEN))
+    rng = np.random.default_rng(0)
+    return {
+        **rebar_parameters(units),
+        "kernel_z": rng.uniform(-limit, limit, (units, _HIDDEN)),
+        "kernel_logits": rng.uniform(-limit, limit, (units, _HIDDEN)),
+        "bias": np.zeros(_HIDDEN),
+        "output_kernel": np.zeros(_HIDDEN),
+        "output_bias": 0.0,
+    }
+
+
+def _straight_through(name, f, logits, u, slope):
+    """Samples whose derivative in their logits is said to be slope(logits, u, b), in all layers."""
+
+    def sample(logits, u):
+        b = bernoulli.sample(logits, u)
+        line = tf.stop_gradient(slope(logits, u, b)) * logits
+        return b + (line - tf.stop_gradient(line))
+
+    b = bernoulli.sample(logits, u)
+    f_b, slopes = differentiate(name, functools.partial(f, sample=sample), b)
+    grad_logits = tf.reduce_mean(slopes * slope(logits, u, b), axis=0)
+    return Estimate(tf.reduce_mean(f_b, axis=0), grad_logits)
+
+
+def _with_control(control, f, logits, u, parameters):
+    """Estimate of `rebar` with any control(z), which returns c(z) and its derivative in z."""
+    u, v = tf.split(u, 2)
+    b = bernoulli.sample(logits, u)
+    f_b = f(b)
+    y, y_slopes = _latent_given_sample(logits, b, v)
+    z = tf.concat([_latent(logits, u), y], axis=0)  # [2K, ..., V]
+    with tf.GradientTape() as tape:
+        tape.watch(parameters)
+        c, c_slopes = control(z)
+        _, c_y = tf.split(c, 2)
+        c_slopes_z, c_slopes_y = tf.split(c_slopes, 2)
+        signal = (f_b - c_y)[..., tf.newaxis]
+        grads = signal * bernoulli.score(b, logits) + c_slopes_z - c_slopes_y * y_slopes
+        grad_logits = tf.reduce_mean(grads, axis=0)
+        loss = tf.reduce_mean(grad_logits**2)
+    return Estimate(
+        tf.reduce_mean(f_b, axis=0),
+        tf.stop_gradient(grad_logits),
+        tf.nest.map_structure(tf.stop_gradient, tape.gradient(loss, parameters)),
+    )
+
+
+def _scaled_relaxation(name, f, z, parameters):
+    """eta f(sigmoid(z / temperature)) and its derivative in z."""
+    temperature = tf.exp(parameters["log_temperature"])
+    x = tf.sigmoid(z / temperature)
+    relaxed = functools.partial(f, sample=_relaxed_sample(temperature))
+    f_x, slopes = value_and_slopes(name, relaxed, x)
+    return parameters["eta"] * f_x, parameters["eta"] * slopes * x * (1.0 - x) / temperature
+
+
+def _relaxed_sample(temperature):
+    """The Concrete relaxation of `bernoulli.sample`, a function of (logits, u)."""
+    return lambda logits, u: tf.sigmoid(_latent(logits, u) / temperature)
+
+
+def _latent(logits, u):
+    """z = logits - log(u / (1 - u)); z > 0 where u < sigmoid(logits)."""
+    return logits - _logit(u)
+
+
+def _latent_given_sample(logits, b, v):
+    """The latent z given b, from uniform noise v, and its derivative in the logits, b held fixed.
+
+    It is z at the noise u = v p for b = 1 and u = p + v (1 - p) for b = 0, p = sigmoid(logits);
+    with s = 2b - 1 that is s softplus(softplus(s logits) - s log(v / (1 - v))).
+    """
+    sign = 2.0 * b - 1.0
+    magnitude = tf.nn.softplus(sign * logits) - sign * _logit(v)
+    return sign * tf.nn.softplus(magnitude), tf.sigmoid(magnitude) * tf.sigmoid(sign * logits)
+
+
+def _logit(u):
+    """log(u / (1 - u)), with u = 0 taken for half the spacing of TensorFlow's uniform numbers."""
+    half = np.finfo(u.dtype.as_numpy_dtype).eps / 2
+    u = tf.clip_by_value(u, half, 1.0 - half)
+    return tf.math.log(u) - tf.math.log1p(-u)
+
+
+def _sigmoid_slope(logits):
+    return tf.sigmoid(logits) * tf.sigmoid(-logits)
+
+
+def _positive(temperature):
+    if not temperature > 0:
+        raise ValueError(f"temperature must be positive, received {temperature!r}.")
+    return temperature

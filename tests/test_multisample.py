@@ -1,0 +1,573 @@
+"""Multi-sample bounds: estimators and models against enumeration of all K-tuples of samples."""
+
+import itertools
+
+import keras
+import numpy as np
+import oracles
+import pytest
+import tensorflow as tf
+import test_models
+
+import arm_tf
+from arm_tf import bernoulli, estimators, layers, models, objectives
+from arm_tf.config import Config, ConfigError
+
+PROVED = {"vimco", "ovis", "rws", "disarm_local", "wake_sleep"}
+OF_FUNCTIONS = sorted(PROVED - {"wake_sleep"})
+RNG = np.random.default_rng(0)
+LOGITS = np.array([-0.7, 1.2])
+X = test_models.X
+
+
+def log_p(b):
+    """An unnormalised log p(x, b) without symmetry."""
+    return 1.5 * b[..., 0] - b[..., 1] + 2.5 * b[..., 0] * b[..., 1] - 0.3
+
+
+def make_f(logits, log_p=log_p):
+    logits = tf.stop_gradient(logits)
+    return lambda b: log_p(b) - bernoulli.log_prob(b, logits)
+
+
+def tuples_of(log_w, log_q, num_samples):
+    """Log weights of every K-tuple, [K, tuples], the tuples' log q's likewise."""
+    indices = np.array(list(itertools.product(range(log_w.shape[0]), repeat=num_samples))).T
+    return tf.gather(log_w, indices), tf.gather(log_q, indices)
+
+
+def exact_objective(log_w, log_q, num_samples, of="bound"):
+    """E[L] for samples with these log w and log q, or what has the gradient of E[rws]."""
+    log_w, log_q = tuples_of(log_w, log_q, num_samples)
+    chances = tf.exp(tf.reduce_sum(log_q, axis=0))
+    if of == "bound":
+        values = tf.math.log(tf.reduce_mean(tf.exp(log_w), axis=0))
+    else:
+        weights = tf.exp(log_w) / tf.reduce_sum(tf.exp(log_w), axis=0)
+        chances, weights = tf.stop_gradient(chances), tf.stop_gradient(weights)
+        values = tf.reduce_sum(weights * log_q, axis=0)
+    return tf.reduce_sum(chances * values)
+
+
+def exact_gradient(num_samples, of="bound"):
+    """`exact_objective` of one layer and its gradient in LOGITS, log q inside w included."""
+    logits = tf.constant(LOGITS)
+    b = tf.constant(oracles.binary_vectors(2))
+    with tf.GradientTape() as tape:
+        tape.watch(logits)
+        probs = tf.sigmoid(logits)
+        log_q = tf.reduce_sum(tf.math.log(tf.where(b == 1, probs, 1 - probs)), axis=-1)
+        value = exact_objective(log_p(b) - log_q, log_q, num_samples, of)
+    return value.numpy(), tape.gradient(value, logits).numpy()
+
+
+def value_and_gradient(name, log_p, logits, u, **options):
+    logits = tf.convert_to_tensor(logits)
+    with tf.GradientTape() as tape:
+        tape.watch(logits)
+        f = make_f(logits, log_p)
+        value = arm_tf.expectation(
+            f, logits, estimator=name, num_samples=u.shape[0], u=u, **options
+        )
+    return value, tape.gradient(value, logits)
+
+
+def over_cells(name, num_samples, **options):
+    """Exact expectations of value and gradient over the noise."""
+    points, weights = oracles.cells(list(oracles.pair_thresholds(LOGITS)) * num_samples)
+    u = tf.constant(points.reshape(-1, num_samples, 2).swapaxes(0, 1))
+    logits = np.tile(LOGITS, (len(weights), 1))
+    value, grad = value_and_gradient(name, log_p, logits, u, **options)
+    return weights @ value.numpy(), weights @ grad.numpy()
+
+
+CASES = [
+    *[("vimco", {}, K) for K in (2, 3)],
+    *[("ovis", {"gamma": gamma}, K) for gamma in (0.0, 0.4, 1.0) for K in (2, 3)],
+    *[("disarm_local", {}, K) for K in (1, 2, 3)],
+    *[("rws", {}, K) for K in (1, 2, 3)],
+]
+
+
+def expected_gradient(name, options, bound_gradient, rws_gradient):
+    """Where an estimator is unbiased, the bound's; OVIS adds gamma times that of RWS."""
+    if name == "rws":
+        return rws_gradient
+    return bound_gradient + options.get("gamma", 0.0) * rws_gradient
+
+
+@pytest.mark.parametrize("name, options, num_samples", CASES)
+def test_cell_sum_is_the_exact_gradient(name, options, num_samples):
+    bound, bound_gradient = exact_gradient(num_samples)
+    _, rws_gradient = exact_gradient(num_samples, of="rws")
+    value, grad = over_cells(name, num_samples, **options)
+    expected = expected_gradient(name, options, bound_gradient, rws_gradient)
+    assert value == pytest.approx(bound, abs=1e-12)
+    np.testing.assert_allclose(grad, expected, rtol=0, atol=1e-12)
+
+
+def test_those_called_biased_are_those_that_are():
+    _, exact = exact_gradient(3)
+    for name in OF_FUNCTIONS:
+        is_biased = np.abs(over_cells(name, 3)[1] - exact).max() > 1e-3
+        assert is_biased == estimators.get(name).biased
+    assert estimators.get("wake_sleep").biased
+
+
+def test_reweighted_wake_sleep_approaches_the_posterior():
+    """E[rws] is zero for one sample, and nears E_p[b] - sigmoid(logits) with more."""
+    b = oracles.binary_vectors(2)
+    p = np.exp(log_p(b))
+    limit = p @ b / p.sum() - 1 / (1 + np.exp(-LOGITS))
+    grads = [over_cells("rws", num_samples)[1] for num_samples in (1, 2, 3)]
+    np.testing.assert_allclose(grads[0], 0, atol=1e-15)
+    distances = [np.linalg.norm(grad - limit) for grad in grads]
+    assert distances[0] > distances[1] > distances[2]
+
+
+def naive_signal(name, w, gamma):
+    """The papers' formulas, sample by sample; w [K, cases]."""
+    num_samples = len(w)
+    bound = np.log(w.mean(axis=0))
+    signals = []
+    for k in range(num_samples):
+        others = np.delete(w, k, axis=0)
+        normalised = w[k] / w.sum(axis=0)
+        if name == "vimco":
+            replaced = np.concatenate([others, np.exp(np.log(others).mean(0, keepdims=True))])
+            signals.append(bound - np.log(replaced.mean(axis=0)) - normalised)
+        else:
+            c = np.log(others.mean(0)) - gamma * normalised
+            signals.append(bound - normalised - c - (1 - gamma) * np.log(1 - 1 / num_samples))
+    return np.stack(signals)
+
+
+@pytest.mark.parametrize("num_samples", [2, 5])
+@pytest.mark.parametrize("name, gamma", [("vimco", 0), ("ovis", 0.0), ("ovis", 0.3), ("ovis", 1.0)])
+def test_baselines_are_those_of_the_papers(name, gamma, num_samples):
+    """Any baseline that is independent of its sample would pass the test of exactness."""
+    logits = np.tile(LOGITS, (20, 1))
+    u = tf.constant(RNG.uniform(size=(num_samples, 20, 2)))
+    b = bernoulli.sample(logits, u)
+    signal = naive_signal(name, np.exp(make_f(logits)(b)), gamma)
+    expected = np.sum(signal[..., np.newaxis] * bernoulli.score(b, logits), axis=0)
+    options = {"gamma": gamma} if name == "ovis" else {}
+    _, grad = value_and_gradient(name, log_p, logits, u, **options)
+    np.testing.assert_allclose(grad, expected, atol=1e-12)
+
+
+def test_local_disarm_replaces_one_sample_at_a_time():
+    """Replacing all samples at once would be exact too."""
+    logits = np.tile(LOGITS, (20, 1))
+    u = tf.constant(RNG.uniform(size=(3, 20, 2)))
+    samples = bernoulli.sample(logits, u), bernoulli.antithetic_sample(logits, u)
+    (b, w), (b_anti, w_anti) = ((s.numpy(), np.exp(make_f(logits)(s))) for s in samples)
+    expected = 0
+    for k in range(3):
+        replaced = np.concatenate([np.delete(w, k, axis=0), w_anti[k : k + 1]])
+        delta = np.log(w.mean(axis=0) / replaced.mean(axis=0))[:, np.newaxis]
+        sign = np.where(b[k] == b_anti[k], 0, (-1) ** b_anti[k])
+        expected += 0.5 * delta * sign / (1 + np.exp(-np.abs(LOGITS)))
+        expected -= (w[k] / w.sum(axis=0))[:, np.newaxis] * bernoulli.score(b[k], logits)
+    _, grad = value_and_gradient("disarm_local", log_p, logits, u)
+    np.testing.assert_allclose(grad, expected, atol=1e-12)
+
+
+def test_two_samples_reduce_vimco_to_ovis():
+    """With one other sample, both take it as the baseline; they differ by W_k in the signal."""
+    logits = np.tile(LOGITS, (20, 1))
+    u = tf.constant(RNG.uniform(size=(2, 20, 2)))
+    vimco, ovis, rws = (
+        value_and_gradient(name, log_p, logits, u)[1] for name in ("vimco", "ovis", "rws")
+    )
+    np.testing.assert_allclose(vimco, ovis - rws, atol=1e-13)
+
+
+def test_one_sample_reduces_local_disarm_to_disarm():
+    logits = np.tile(LOGITS, (50, 1))
+    u = tf.constant(RNG.uniform(size=(1, 50, 2)))
+    local, disarm = (
+        value_and_gradient(name, log_p, logits, u) for name in ("disarm_local", "disarm")
+    )
+    score = bernoulli.score(bernoulli.sample(logits, u[0]), logits)
+    np.testing.assert_allclose(local[0], disarm[0], atol=1e-13)
+    np.testing.assert_allclose(local[1], disarm[1] - score, atol=1e-13)
+
+
+@pytest.mark.parametrize("name", OF_FUNCTIONS)
+def test_variables_inside_f_get_the_gradient_of_the_bound(name):
+    weights = tf.Variable(RNG.normal(size=2))
+    logits = tf.constant(np.tile(LOGITS, (7, 1)))
+    u = tf.constant(RNG.uniform(size=(3, 7, 2)))
+    f = lambda b: tf.tanh(tf.linalg.matvec(b, weights))
+    with tf.GradientTape() as tape:
+        value = arm_tf.expectation(f, logits, estimator=name, num_samples=3, u=u)
+    samples = [bernoulli.sample(logits, u)]
+    if name == "disarm_local":
+        samples.append(bernoulli.antithetic_sample(logits, u))
+    with tf.GradientTape() as plain:
+        bound = tf.add_n([objectives.multisample_bound(f(b)) for b in samples]) / len(samples)
+    assert value.shape == (7,)
+    np.testing.assert_allclose(value, bound, atol=1e-14)
+    np.testing.assert_allclose(
+        tape.gradient(value, weights), plain.gradient(bound, weights), atol=1e-13
+    )
+
+
+@pytest.mark.parametrize("name", OF_FUNCTIONS)
+def test_weights_of_very_different_size_keep_their_precision(name):
+    logits = np.tile(LOGITS, (100, 1))
+    u = RNG.uniform(size=(5, 100, 2))
+    wide = lambda b: 1000.0 * (2.0 * b[..., 0] - 1.0) + b[..., 1]  # exact in single precision
+    results = []
+    for dtype in ("float32", "float64"):
+        with tf.GradientTape() as tape:
+            phi = tf.constant(logits, dtype)
+            tape.watch(phi)
+            value = arm_tf.expectation(
+                wide, phi, estimator=name, num_samples=5, u=tf.constant(u, dtype)
+            )
+        results.append((value, tape.gradient(value, phi)))
+    (value, grad), (exact_value, exact_grad) = results
+    rounding = np.finfo("float32").eps * 1000
+    np.testing.assert_allclose(value, exact_value, rtol=0, atol=rounding)
+    np.testing.assert_allclose(grad, exact_grad, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", OF_FUNCTIONS)
+def test_extreme_logits_stay_finite(name):
+    logits = tf.constant([[40.0, -40.0], [-40.0, 40.0]])
+    u = RNG.uniform(size=(3, 2, 2)).astype("float32")
+    for noise in (u, np.zeros_like(u)):
+        value, grad = value_and_gradient(name, log_p, logits, tf.constant(noise))
+        assert np.isfinite(value).all() and np.isfinite(grad).all()
+
+
+@pytest.mark.parametrize("name", OF_FUNCTIONS)
+def test_eager_graph_and_xla_agree(name):
+    logits = tf.constant(RNG.normal(size=(4, 3, 2)), tf.float32)
+    u = tf.constant(RNG.uniform(size=(3, 4, 3, 2)), tf.float32)
+    eager = value_and_gradient(name, log_p, logits, u)
+    for jit in (False, True):
+        compiled = tf.function(value_and_gradient, jit_compile=jit)(name, log_p, logits, u)
+        for got, expected in zip(compiled, eager, strict=True):
+            np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", OF_FUNCTIONS)
+def test_evaluations_are_as_many_as_the_table_says(name):
+    counted = []
+
+    def f(b):
+        counted.append(b.shape[0])
+        return log_p(b)
+
+    row, num_samples = estimators.check(name, None)
+    arm_tf.expectation(f, tf.zeros([3, 2]), estimator=name)
+    assert num_samples == 5
+    assert counted == [row.evaluations(5, 2)] == [row.width(5, 2)]
+
+
+def test_keras_layer_takes_multisample_estimators():
+    layer = layers.StochasticBinary("ovis", num_samples=3, options={"gamma": 0.0}, seed=1)
+    logits = tf.constant(np.tile(LOGITS, (4, 1)), tf.float32)
+    with tf.GradientTape() as tape:
+        tape.watch(logits)
+        value = layer(logits, f=make_f(logits))
+    assert value.shape == (4,) and np.abs(tape.gradient(value, logits)).max() > 0
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda: arm_tf.expectation(log_p, tf.zeros([3, 2]), estimator="wake_sleep"),
+        lambda: layers.StochasticBinary("wake_sleep")(tf.zeros([3, 2]), f=log_p),
+    ],
+)
+def test_wake_sleep_needs_a_model(use):
+    with pytest.raises(ValueError, match="'wake_sleep' learns from images .* arm_tf.train"):
+        use()
+
+
+# Models
+
+
+def exact_objectives(model, num_samples, of="bound"):
+    """`exact_objective` of the model for the image X, over all K-tuples of paths."""
+    path = test_models.all_paths(model)
+    logits = [m(b) for m, b in zip(model.encoder_maps, [X, *path], strict=False)]
+    log_q = sum(bernoulli.log_prob(b, phi) for b, phi in zip(path, logits, strict=True))
+    log_w = model.log_weight(X, path, logits)
+    return exact_objective(log_w[:, 0], log_q[:, 0], num_samples, of)
+
+
+def exact_gradients(model, part, num_samples, of="bound"):
+    with tf.GradientTape() as tape:
+        value = exact_objectives(model, num_samples, of)
+    return value.numpy(), tape.gradient(value, values_of(model, part))
+
+
+def values_of(model, part):
+    return [v.value for v in model.variable_groups[part]]
+
+
+def path_thresholds(model, estimator, t=None):
+    """Thresholds of the noise that the estimate of layer t, or of all of them, depends on."""
+    thresholds = []
+    for s in range(model.num_layers):
+        pair = not estimator.row.joint
+        used = t is None or s <= t
+        thresholds += estimator.rows * test_models.row_thresholds(model, s, used, pair and s == t)
+        if not estimator.row.joint:
+            for later in range(s + 1, model.num_layers):
+                thresholds += estimator.width * test_models.row_thresholds(
+                    model, later, s == t, pair=False
+                )
+    return thresholds
+
+
+def dream_thresholds(model):
+    """Thresholds of the noise of one dream: the layers, top first, and the pixels."""
+    codes = oracles.binary_vectors(model.units)
+    sigmoid = lambda logits: list(1 / (1 + np.exp(-np.atleast_2d(np.asarray(logits)).T)))
+    thresholds = sigmoid(model.prior_logits)
+    for stochastic_map in model.decoder[::-1]:
+        thresholds += sigmoid(stochastic_map(codes))
+    return thresholds + [[]] * (-len(thresholds) % model.units)
+
+
+def losses_over(model, thresholds, gradient_estimators, decoder_samples="antithetic"):
+    """Expectations of the three losses over noise with these thresholds; to be differentiated."""
+    u, volumes = test_models.noise_of(model, thresholds)
+    assert u.shape[0] == model.noise_rows(gradient_estimators, decoder_samples)
+    x = tf.tile(X, [len(volumes), 1])
+    encoder_loss, decoder_loss, _ = model.losses(x, u, gradient_estimators, decoder_samples)
+    return tf.reduce_sum(encoder_loss * volumes), tf.reduce_sum(decoder_loss * volumes)
+
+
+@pytest.mark.parametrize(
+    "name, options, num_samples, num_layers, units",
+    [
+        *[(name, {}, 2, 2, 2) for name in ("vimco", "rws")],
+        *[("ovis", {"gamma": gamma}, 2, 2, 2) for gamma in (0.0, 0.4)],
+        *[(name, {}, 3, 2, 1) for name in ("vimco", "ovis", "rws", "disarm_local")],
+        *[(name, {}, 2, 3, 1) for name in ("vimco", "disarm_local")],
+        ("disarm_local", {}, 1, 2, 2),
+        ("disarm_local", {}, 2, 1, 2),
+    ],
+)
+def test_encoder_gradient_of_each_layer_is_exact(name, options, num_samples, num_layers, units):
+    model = test_models.make_model(num_layers, units=units)
+    gradient_estimators = model.gradient_estimators(name, num_samples, **options)
+    _, bound_gradients = exact_gradients(model, "encoder", num_samples)
+    _, rws_gradients = exact_gradients(model, "encoder", num_samples, of="rws")
+    options = options or {"gamma": 1.0 if name == "ovis" else 0.0}
+    joint = gradient_estimators[0].row.joint
+    variables = values_of(model, "encoder")
+    grads = []
+    for t in [None] if joint else range(num_layers):
+        with tf.GradientTape() as tape:
+            loss, _ = losses_over(
+                model, path_thresholds(model, gradient_estimators[0], t), gradient_estimators
+            )
+        found = tape.gradient(loss, variables)
+        grads += found if joint else found[2 * t : 2 * t + 2]  # kernel and bias of layer t
+    for got, *exact in zip(grads, bound_gradients, rws_gradients, strict=True):
+        expected = expected_gradient(name, options, *exact)
+        np.testing.assert_allclose(-got, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("num_layers", [1, 2])
+@pytest.mark.parametrize("decoder_samples", ["independent", "antithetic"])
+def test_decoder_gradient_is_that_of_the_bound(num_layers, decoder_samples):
+    model = test_models.make_model(num_layers)
+    gradient_estimators = model.gradient_estimators("vimco", 2)
+    thresholds = path_thresholds(model, gradient_estimators[0])
+    if decoder_samples == "independent":
+        thresholds = [[]] * len(thresholds) + thresholds
+    variables = values_of(model, "decoder") + values_of(model, "prior")
+    with tf.GradientTape() as tape:
+        _, loss = losses_over(model, thresholds, gradient_estimators, decoder_samples)
+    with tf.GradientTape() as exact_tape:
+        exact = exact_objectives(model, 2)
+    np.testing.assert_allclose(-loss, exact, atol=1e-12)
+    expected = exact_tape.gradient(exact, variables)
+    for got, want in zip(tape.gradient(loss, variables), expected, strict=True):
+        np.testing.assert_allclose(-got, want, rtol=0, atol=1e-12)
+
+
+def test_decoder_gradient_of_local_disarm_is_that_of_the_bound():
+    model = test_models.make_model(1)
+    gradient_estimators = model.gradient_estimators("disarm_local", 2)
+    thresholds = path_thresholds(model, gradient_estimators[0], 0)
+    with tf.GradientTape() as tape:
+        _, loss = losses_over(model, thresholds, gradient_estimators)
+    value, expected = exact_gradients(model, "decoder", 2)
+    np.testing.assert_allclose(-loss, value, atol=1e-12)
+    for got, want in zip(tape.gradient(loss, values_of(model, "decoder")), expected, strict=True):
+        np.testing.assert_allclose(-got, want, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("num_layers", [1, 2])
+def test_wake_sleep_learns_to_recognise_its_dreams(num_layers):
+    """Encoder: sum over all images and codes of p(x, b) grad log q(b|x)."""
+    model = test_models.make_model(num_layers)
+    gradient_estimators = model.gradient_estimators("wake_sleep")
+    awake = path_thresholds(model, gradient_estimators[0])
+    thresholds = [[]] * len(awake) + dream_thresholds(model)
+    variables = values_of(model, "encoder")
+    path = test_models.all_paths(model)
+    images = tf.constant(oracles.binary_vectors(test_models.PIXELS))
+    with tf.GradientTape() as exact_tape:
+        logits = [m(b) for m, b in zip(model.encoder_maps, [images, *path], strict=False)]
+        log_q = sum(bernoulli.log_prob(b, phi) for b, phi in zip(path, logits, strict=True))
+        p = tf.stop_gradient(tf.exp(model.log_weight(images, path, logits) + log_q))
+        exact = tf.reduce_sum(p * log_q)
+    assert tf.reduce_sum(p).numpy() == pytest.approx(1)
+    with tf.GradientTape() as tape:
+        loss, _ = losses_over(model, thresholds, gradient_estimators)
+    expected = exact_tape.gradient(exact, variables)
+    for got, want in zip(tape.gradient(loss, variables), expected, strict=True):
+        np.testing.assert_allclose(-got, want, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("decoder_samples", ["independent", "antithetic"])
+def test_wake_sleep_trains_the_decoder_on_data(decoder_samples):
+    model = test_models.make_model(1)
+    gradient_estimators = model.gradient_estimators("wake_sleep", 2)
+    awake = path_thresholds(model, gradient_estimators[0])
+    if decoder_samples == "independent":
+        awake = [[]] * len(awake) + awake
+    thresholds = awake + [[]] * len(dream_thresholds(model)) * 2
+    variables = values_of(model, "decoder")
+    with tf.GradientTape() as tape:
+        _, loss = losses_over(model, thresholds, gradient_estimators, decoder_samples)
+    value, expected = exact_gradients(model, "decoder", 2)
+    np.testing.assert_allclose(-loss, value, atol=1e-12)
+    for got, want in zip(tape.gradient(loss, variables), expected, strict=True):
+        np.testing.assert_allclose(-got, want, rtol=0, atol=1e-12)
+
+
+def test_wake_sleep_averages_over_its_dreams():
+    model = test_models.make_model(2)
+    variables = values_of(model, "encoder")
+
+    def gradient(u):
+        group = model.gradient_estimators("wake_sleep", u.shape[1])
+        with tf.GradientTape() as tape:
+            loss, _, _ = model.losses(X, tf.reshape(u, [-1, 1, 2]), group, "antithetic")
+        return tape.gradient(loss, variables)
+
+    rows = model.noise_rows(model.gradient_estimators("wake_sleep"), "antithetic")
+    u = RNG.uniform(size=(rows, 3, 1, 2))
+    singles = [gradient(u[:, k : k + 1]) for k in range(3)]
+    for got, *each in zip(gradient(u), *singles, strict=True):
+        np.testing.assert_allclose(got, np.mean(each, axis=0), atol=1e-13)
+
+
+@pytest.mark.parametrize("num_layers", [1, 2])
+@pytest.mark.parametrize("name", sorted(PROVED))
+def test_model_counts_its_evaluations(name, num_layers, monkeypatch):
+    model = test_models.make_model(num_layers)
+    counted = []
+    log_weight = model.log_weight
+
+    def counting(x, path, logits):
+        log_w = log_weight(x, path, logits)
+        counted.append(log_w.shape[0])
+        return log_w
+
+    monkeypatch.setattr(model, "log_weight", counting)
+    group = model.gradient_estimators(name, 3)
+    expected = 6 * num_layers if name == "disarm_local" else 3
+    for decoder_samples, further in [("antithetic", 0), ("independent", 3)]:
+        counted.clear()
+        u = tf.constant(RNG.uniform(size=[model.noise_rows(group, decoder_samples), 1, 2]))
+        model.losses(X, u, group, decoder_samples)
+        assert sum(counted) == model.evaluations(group, decoder_samples) == expected + further
+
+
+@pytest.mark.parametrize("name", sorted(PROVED))
+def test_model_agrees_in_eager_graph_and_xla(name):
+    model = test_models.make_model(2)
+    group = model.gradient_estimators(name, 3)
+    u = tf.constant(RNG.uniform(size=[model.noise_rows(group), 1, 2]))
+    encoder, decoder = values_of(model, "encoder"), values_of(model, "decoder")
+
+    def gradients():
+        with tf.GradientTape(persistent=True) as tape:
+            encoder_loss, decoder_loss, _ = model.losses(X, u, group)
+        assert tape.gradient(encoder_loss, decoder) == [None] * len(decoder)
+        return tape.gradient(encoder_loss, encoder) + tape.gradient(decoder_loss, decoder)
+
+    eager = gradients()
+    for jit in (False, True):
+        for got, want in zip(tf.function(gradients, jit_compile=jit)(), eager, strict=True):
+            np.testing.assert_allclose(got, want, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", sorted(PROVED))
+def test_training_improves_the_bound(name):
+    """Four patterns of nine pixels become likelier than they are for independent pixels."""
+    patterns = np.random.default_rng(2).integers(0, 2, size=(4, 9)).astype("float32")
+    mean = np.clip(patterns.mean(axis=0), 1e-6, 1 - 1e-6)
+    without_code = np.sum(mean * np.log(mean) + (1 - mean) * np.log(1 - mean))
+    x = tf.constant(np.tile(patterns, (10, 1)))
+    model = models.BinaryVAE(pixels=9, units=4, seed=3)
+    group = model.gradient_estimators(name, 5)
+    rows = model.noise_rows(group, "antithetic")
+    parts = {part: values_of(model, part) for part in ("encoder", "decoder", "prior")}
+    optimizers = {part: keras.optimizers.Adam(0.05) for part in parts}
+    for part, optimizer in optimizers.items():
+        optimizer.build(model.variable_groups[part])
+
+    @tf.function
+    def step(u):
+        with tf.GradientTape(persistent=True) as tape:
+            encoder_loss, decoder_loss, _ = model.losses(x, u, group, "antithetic")
+            losses = {"encoder": tf.reduce_mean(encoder_loss)}
+            loss = tf.reduce_mean(decoder_loss)
+        for part, values in parts.items():
+            grads = tape.gradient(losses.get(part, loss), values)
+            optimizers[part].apply(grads, model.variable_groups[part])
+        return loss
+
+    rng = np.random.default_rng(0)
+    noise = lambda: tf.constant(rng.uniform(size=(rows, 40, 4)), tf.float32)
+    losses = [step(noise()).numpy() for _ in range(200)]
+    assert -np.mean(losses[-20:]) > without_code + 1.0 > -losses[0] + 1.0
+
+
+# Settings
+
+
+def test_objective_follows_from_the_estimator():
+    for name, row in estimators.TABLE.items():
+        assert Config(estimator=name, units=10).objective == row.objective
+    assert Config().decoder_samples == "independent"
+    vimco = Config(estimator="vimco")
+    assert (vimco.num_samples, vimco.decoder_samples) == (5, "antithetic")
+    assert vimco.name == "glyphs-linear-1-vimco-seed0"
+    assert Config(estimator="vimco", objective="multisample", num_samples=5).name == vimco.name
+    assert Config(estimator="vimco", decoder_samples="independent").name != vimco.name
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        (
+            dict(estimator="vimco", objective="elbo"),
+            r"--objective=elbo takes an --estimator of ar, .*loo.*, received 'vimco'",
+        ),
+        (
+            dict(objective="multisample"),
+            "--objective=multisample takes an --estimator of vimco, ovis, .*, received 'arm'",
+        ),
+        (dict(objective="iwae"), "--objective must be one of elbo, multisample, received 'iwae'"),
+        (dict(estimator="vimco", num_samples=1), "at least 2 for 'vimco', received 1"),
+    ],
+)
+def test_objectives_and_estimators_that_do_not_match_are_refused(settings, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        Config(**settings)
+    assert "\n" not in str(caught.value)
