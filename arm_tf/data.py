@@ -97,8 +97,8 @@ class Dataset:
       valid: uint8 bits [*, 784].
       test: uint8 bits [*, 784].
       dynamic: whether `train` is grey and its bits are drawn anew each epoch.
-      published: whether the contents are those of the published files; False for glyphs,
-        which are not published.
+      published: whether the contents are those of the published files; None for glyphs, of
+        which there are none.
       checksum: SHA-256 of the three arrays, in hexadecimal.
     """
 
@@ -107,7 +107,7 @@ class Dataset:
     valid: np.ndarray
     test: np.ndarray
     dynamic: bool
-    published: bool
+    published: bool | None
     checksum: str
 
     def epoch(self, seed, epoch):
@@ -196,7 +196,7 @@ def _load_glyphs(data_dir):
         ) from error
     rng = np.random.default_rng(_BINARISATION_SEED)
     train, valid, test = (_binarise(images, rng) for images in splits)
-    return train, valid, test, False
+    return train, valid, test, None
 
 
 def _load_mnist_static(data_dir):

@@ -37,7 +37,7 @@ def main():
         f"{values.split} bound on -log p(x): {bounds.nll:.2f} ± {bounds.nll_stderr:.2f} nats, "
         f"negative ELBO {bounds.neg_elbo:.2f} nats "
         f"({values.samples:,} samples, {bounds.images:,} images"
-        f"{'' if dataset.published else '; not the published data'})."
+        f"{'; not the published data' if dataset.published is False else ''})."
     )
 
 

@@ -191,9 +191,9 @@ class Trainer:
         seconds = time.monotonic() - begin
         self.position["training_seconds"].assign_add(seconds)
         with self.writers["train"].as_default(step + count):
-            tf.summary.scalar(self.loss_name, losses.mean())
-            tf.summary.scalar("learning_rate", config.learning_rate)
-            tf.summary.scalar("steps_per_second", count / seconds)
+            tf.summary.scalar(f"bounds/{self.loss_name}", losses.mean())
+            tf.summary.scalar("training/learning_rate", config.learning_rate)
+            tf.summary.scalar("training/steps_per_second", count / seconds)
             for part, norm in norms.items():
                 tf.summary.scalar(f"gradient_norm/{part}", norm)
             for name, variance in self.tracker.variances().items():
@@ -247,13 +247,13 @@ class Trainer:
         self.metrics.append(row)
         self.folder.write_metrics(self.metrics)
         with self.writers["valid"].as_default(step):
-            tf.summary.scalar("neg_elbo", valid.neg_elbo)
-            tf.summary.scalar("nll_bound", valid.nll)
+            tf.summary.scalar("bounds/neg_elbo", valid.neg_elbo)
+            tf.summary.scalar("bounds/nll", valid.nll)
         with self.writers["test"].as_default(step):
-            tf.summary.scalar("neg_elbo", test.neg_elbo)
+            tf.summary.scalar("bounds/neg_elbo", test.neg_elbo)
             if len(self.metrics) % _EVALUATIONS_PER_PICTURE == 1:
                 for name, page in self.pictures().items():
-                    tf.summary.image(name, page[np.newaxis, :, :, np.newaxis])
+                    tf.summary.image(f"images/{name}", page[np.newaxis, :, :, np.newaxis])
         return row
 
     def save(self):
@@ -297,7 +297,7 @@ class Trainer:
         steps.restore(self.best.checkpoint, self.best.latest_checkpoint)
         test = self.evaluator(self.dataset.test, config.test_samples, "final test")(progress)
         with self.writers["test"].as_default(best_step):
-            tf.summary.scalar("nll_bound", test.nll)
+            tf.summary.scalar("bounds/nll", test.nll)
             self.writers["test"].flush()
         self.save_pictures()
         result = {
@@ -360,11 +360,13 @@ def train(config, dataset, folder):
             trainer.save_pictures()
             print(f"Stopped at step {trainer.step:,}; the same command goes on from there.")
             return
+    note = "" if dataset.published is not False else " These are not the published data."
     print(
         f"Test bound on -log p(x): {result['test_nll']:.2f} ± {result['test_nll_stderr']:.2f} nats "
         f"({result['test_samples']:,} samples, {result['test_images']:,} images), with the weights "
         f"of epoch {result['best_epoch']:g}, where validation was best "
-        f"({result['valid_nll']:.2f}).\nResults, pictures and events are in {folder.path}."
+        f"({result['valid_nll']:.2f}).{note}\n"
+        f"Results, pictures and events are in {folder.path}."
     )
 
 

@@ -413,7 +413,7 @@ def test_learned_parameters_descend_on_the_squared_gradient(name):
     """For an f with a later layer, which depends on the temperature as well."""
     rng = np.random.default_rng(0)
     logits, u = rng.normal(size=(40, 3)), rng.uniform(size=(4, 40, 3))  # K = 2
-    weights, later_u = rng.normal(size=3), rng.uniform(size=(40, 3))
+    weights, later_u = rng.normal(size=3), tf.constant(rng.uniform(size=(40, 3)))
 
     def f(b, sample=bernoulli.sample):
         return f_of(b) + f_of(sample(b * weights - 0.5, later_u))
@@ -490,6 +490,17 @@ def test_gradients_reach_only_what_they_should(name):
         assert tape.gradient(target, [weight, logits]) == [None, None]
     assert tape.gradient([value, grad_logits], learned) == [None] * len(learned)
     assert all(g is not None for g in tape.gradient(learning, learned))
+
+
+@pytest.mark.parametrize("name", ["rebar", "relax"])
+def test_gradients_of_what_is_learned_are_constants(name):
+    weight, start = tf.constant(1.3, tf.float64), parameters_of(name, 3)
+    with tf.GradientTape() as tape:
+        tape.watch([weight, start])
+        u = np.random.default_rng(0).uniform(size=(2, 5, 3))
+        f = lambda b, sample=None: weight * f_of(b)
+        grads = run(name, LOGITS[3], u, start, f).parameter_grads
+    assert not any(g is not None for g in tf.nest.flatten(tape.gradient(grads, [weight, start])))
 
 
 def test_slope_grows_with_the_calls_up_to_five():

@@ -121,11 +121,13 @@ def test_events_hold_scalars_and_pictures(finished):
             for value in event.summary.value
         }
     assert tags["train"] == {
-        "neg_elbo", "learning_rate", "steps_per_second",
+        "bounds/neg_elbo", "training/learning_rate", "training/steps_per_second",
         "gradient_norm/encoder", "gradient_norm/decoder", "gradient_norm/prior",
     }  # fmt: skip
-    assert tags["valid"] == {"neg_elbo", "nll_bound"}
-    assert tags["test"] == {"neg_elbo", "nll_bound", "samples", "reconstructions"}
+    assert tags["valid"] == {"bounds/neg_elbo", "bounds/nll"}
+    assert tags["test"] == {
+        "bounds/neg_elbo", "bounds/nll", "images/samples", "images/reconstructions",
+    }  # fmt: skip
 
 
 def test_flag_file_repeats_the_configuration(finished):
