@@ -54,15 +54,22 @@ def config_from_flags(flag_values=flags.FLAGS):
     return config.Config(**values)
 
 
-def run(main):
+def run(main, argument=None):
     """Runs `main()` after flags are parsed; an error of use is one line and exit status 1 or 2.
+
+    Args:
+      main: function without arguments.
+      argument: name of the flag that may be given without its name, if there is one.
 
     TensorFlow is loaded by `main`, not before, so that `--help` and flag errors are quick.
     """
 
     def guarded_main(argv):
-        if argv[1:]:
-            _exit(2, f"Unexpected argument {argv[1]!r}; settings are given as --name=value.")
+        words = argv[1:]
+        if argument and words:
+            flags.FLAGS[argument].value = words.pop(0)
+        if words:
+            _exit(2, f"Unexpected argument {words[0]!r}; settings are given as --name=value.")
         try:
             return main()
         except config.ConfigError as error:

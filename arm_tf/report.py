@@ -86,7 +86,7 @@ def _text(key, value):
 def main():
     folder = pathlib.Path(flags.FLAGS.folder)
     if not folder.is_dir():
-        raise run_folder.RunError(f"--folder={folder} is not a folder.")
+        raise run_folder.RunError(f"{folder} is not a folder.")
     rows, notes = gather(folder)
     table = markdown(rows)
     print(table, end="")
@@ -99,4 +99,4 @@ def main():
 
 if __name__ == "__main__":
     flags.DEFINE_string("folder", "runs", "Folder with the folders of runs.")
-    cli.run(main)
+    cli.run(main, argument="folder")

@@ -72,6 +72,20 @@ def test_eager_graph_and_xla_agree(estimator):
             np.testing.assert_allclose(got, expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("estimator", sorted(set(estimators.TABLE) - {"wake_sleep"}))
+def test_one_vector_of_double_precision_logits_in_a_graph(estimator):
+    @tf.function
+    def value_and_gradient(logits):
+        with tf.GradientTape() as tape:
+            tape.watch(logits)
+            f = lambda b: tf.reduce_sum(b[..., :2] * b[..., 1:], -1)
+            value = arm_tf.expectation(f, logits, estimator=estimator, seed=0)
+        return value, tape.gradient(value, logits)
+
+    value, grad = value_and_gradient(tf.constant(RNG.normal(size=3)))
+    assert value.shape == () and grad.shape == (3,) and grad.dtype == tf.float64
+
+
 def test_seed_determines_the_noise():
     f = lambda b: tf.reduce_sum(b * [1.0, 2.0, 4.0], -1)
     logits = tf.zeros([100, 3])

@@ -55,6 +55,20 @@ def run(config, dataset):
     return folder
 
 
+def run_stopped_at(step, config, dataset, monkeypatch):
+    """Starts a run that is asked to stop when it comes to a step."""
+    run_steps = training.Trainer.run_steps
+
+    def stopping(trainer):
+        if trainer.step == step:
+            signal.raise_signal(signal.SIGTERM)
+        return run_steps(trainer)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.Trainer, "run_steps", stopping)
+        return run(config, dataset)
+
+
 def weights(folder):
     """Every tensor in the newest checkpoint, but for the clocks."""
     reader = tf.train.load_checkpoint(str(folder.path / "checkpoints"))
@@ -151,17 +165,7 @@ def test_steps_per_loop_changes_nothing(steps_per_loop, finished, dataset, tmp_p
 def test_stopping_and_resuming_changes_nothing(stop_at, finished, dataset, tmp_path, monkeypatch):
     """Asked to stop in mid-epoch or right at its end, the run goes on bit for bit."""
     config = configure(tmp_path, steps_per_loop=1)
-    run_steps = training.Trainer.run_steps
-
-    def stopping(trainer):
-        if trainer.step == stop_at:
-            signal.raise_signal(signal.SIGTERM)
-        return run_steps(trainer)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(training.Trainer, "run_steps", stopping)
-        folder = run(config, dataset)
-    assert folder.result is None
+    assert run_stopped_at(stop_at, config, dataset, monkeypatch).result is None
     assert_same_run(finished, run(config, dataset))
 
 
@@ -192,16 +196,17 @@ def test_tracked_variance_is_logged_resumes_and_leaves_the_run_alone(
     assert min(last[f"variance_{name}"] for name in tracked["track_variance"]) > 0
 
     config = configure(tmp_path / "stopped", **tracked)
-    run_steps = training.Trainer.run_steps
+    run_stopped_at(16, config, dataset, monkeypatch)
+    assert_same_run(whole, run(config, dataset))
 
-    def stopping(trainer):
-        if trainer.step == 16:
-            signal.raise_signal(signal.SIGTERM)
-        return run_steps(trainer)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(training.Trainer, "run_steps", stopping)
-        run(config, dataset)
+def test_what_an_estimator_learns_is_kept_over_a_stop(dataset, tmp_path, monkeypatch):
+    """NVIL has both a network with its optimiser and moving averages."""
+    whole = run(configure(tmp_path / "whole", estimator="nvil"), dataset)
+    learned = [name for name in weights(whole) if name.startswith(("estimators", "optimizers/est"))]
+    assert len(learned) > 10
+    config = configure(tmp_path / "stopped", estimator="nvil", steps_per_loop=1)
+    run_stopped_at(16, config, dataset, monkeypatch)
     assert_same_run(whole, run(config, dataset))
 
 

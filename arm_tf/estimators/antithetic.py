@@ -72,7 +72,7 @@ def arms(f, logits, u):
     b_small = tf.cast(copula < small, logits.dtype)
     b = tf.where(logits > 0, 1.0 - b_small, b_small)
     # p - rho is the same at p and 1 - p.
-    gap = small - tf.maximum(0.0, 2.0 * small ** (1 / (n - 1)) - 1.0) ** (n - 1)
+    gap = small - tf.nn.relu(2.0 * small ** (1 / (n - 1)) - 1.0) ** (n - 1)
     return _debiased(f, b, probs, small, gap)
 
 

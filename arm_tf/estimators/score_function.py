@@ -111,12 +111,12 @@ def nvil(f, logits, u, parameters):
     target = tf.stop_gradient(f_b)
     with tf.GradientTape() as tape:
         tape.watch(network)
-        hidden = tf.tanh(logits @ network["kernel_1"] + network["bias_1"])
-        baseline = tf.linalg.matvec(hidden, network["kernel_2"]) + network["bias_2"]
+        hidden = tf.tanh(tf.tensordot(logits, network["kernel_1"], 1) + network["bias_1"])
+        baseline = tf.tensordot(hidden, network["kernel_2"], 1) + network["bias_2"]
         loss = tf.reduce_mean((target - baseline - parameters["mean"]) ** 2)
     residual = target - tf.stop_gradient(baseline)
     deviation = tf.sqrt(tf.maximum(parameters["square"] - parameters["mean"] ** 2, 0.0))
-    signal = (residual - parameters["mean"]) / tf.maximum(1.0, deviation)
+    signal = (residual - parameters["mean"]) / tf.maximum(deviation, 1.0)
     return Estimate(
         tf.reduce_mean(f_b, axis=0),
         tf.reduce_mean(signal[..., tf.newaxis] * bernoulli.score(b, logits), axis=0),
