@@ -87,7 +87,7 @@ class Config:
         None, "Noise samples of the estimator; unset: the estimator's own number.", low=1
     )
     temperature: float = _setting(
-        0.5, "Temperature of relaxations, where it is not learned.", low=0
+        0.5, "Temperature of relaxations, where it is not learned.", low=1e-3
     )
     gamma: float = _setting(
         1.0, "Of ovis: 0 is unbiased, 1 the choice of its authors' program.", low=0
