@@ -132,7 +132,8 @@ def gradient_moments(model, x, gradient_estimators, draws, key, adapt_steps=0, l
       gradient_estimators: T instances of `arm_tf.layers.GradientEstimator`.
       draws: int, rounded up to a multiple of ten.
       key: uint64 [1] from `noise.key`.
-      adapt_steps: int, Adam steps on what the estimators learn before anything is measured.
+      adapt_steps: int, steps in which what the estimators learn, and their moving averages,
+        settle before anything is measured.
       learning_rate: float, of those steps.
 
     Returns:
@@ -163,7 +164,9 @@ def gradient_moments(model, x, gradient_estimators, draws, key, adapt_steps=0, l
 
     @tf.function(jit_compile=True, autograph=False)
     def adapt(u):
-        optimizer.apply(gradients(u)[1], learned)
+        grads = gradients(u)[1]  # moving averages move on by themselves
+        if learned:
+            optimizer.apply(grads, learned)
 
     @tf.function(jit_compile=True, autograph=False)
     def accumulate(u, count, *moments):
@@ -176,7 +179,8 @@ def gradient_moments(model, x, gradient_estimators, draws, key, adapt_steps=0, l
         return updated
 
     position = 0
-    for position in range(adapt_steps if learned else 0):
+    has_parameters = any(layer.variables for layer in gradient_estimators)
+    for position in range(adapt_steps if has_parameters else 0):
         adapt(noise.uniforms(key, position, shape)[0])
     sizes = [
         model.num_layers * x.shape[0] * model.units,

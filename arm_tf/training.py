@@ -99,7 +99,7 @@ class Trainer:
                 self.model
             ),  # apart, so that tracking changes nothing
         }
-        self.epoch_images = None  # of the epoch under way, on the device
+        self.epoch, self.epoch_images = None, None  # the epoch under way, its images on the device
         self.evaluators = {
             "valid": self.evaluator(dataset.valid, config.eval_samples, "valid"),
             "test": self.evaluator(dataset.test, 1, "test"),
@@ -160,8 +160,10 @@ class Trainer:
         """
         begin, config, step = time.monotonic(), self.config, self.step
         epoch, done = divmod(step, self.steps_per_epoch)
-        if done == 0 or self.epoch_images is None:
-            self.epoch_images = tf.constant(self.dataset.epoch(config.seed, epoch))
+        if self.epoch != epoch:
+            self.epoch = epoch
+            if self.epoch_images is None or self.dataset.dynamic:
+                self.epoch_images = tf.constant(self.dataset.epoch(config.seed, epoch))
             order = epoch_order(len(self.dataset.train), config.seed, epoch)
             order = order[: self.steps_per_epoch * config.batch_size]
             self.order = order.reshape(self.steps_per_epoch, config.batch_size)
