@@ -102,6 +102,8 @@ def load_tensorflow():
             import tensorflow
 
             tensorflow.zeros([])
+            # Each evaluation has a compiled function of its own, which TensorFlow would warn of.
+            tensorflow.get_logger().setLevel("ERROR")
         except BaseException:
             notes.seek(0)
             os.write(stderr, notes.read())
