@@ -97,7 +97,7 @@ def make_steps(config, model, gradient_estimators, tracker, variable_groups, opt
     """
     groups = {part: variable_groups[part] for part in optimizers}
 
-    def step(x, u, tracker_u):
+    def step(x, u, tracker_u, is_last):
         with tf.GradientTape(persistent=True) as tape:
             encoder_loss, decoder_loss, estimator_loss = model.losses(
                 x, u, gradient_estimators, config.decoder_samples
@@ -109,18 +109,23 @@ def make_steps(config, model, gradient_estimators, tracker, variable_groups, opt
                 "prior": decoder_loss,
                 "estimator": estimator_loss + tracker.update(model, x, tracker_u),
             }
-        norms = []
+        all_grads = []
         for part, variables in groups.items():
             grads = tape.gradient(losses[part], [variable.value for variable in variables])
             optimizers[part].apply(grads, variables)
-            norms.append(tf.linalg.global_norm(grads))
-        return decoder_loss, tf.stack(norms)
+            all_grads.append(grads)
+        norms = tf.cond(  # they cost as much as an optimiser's step
+            is_last,
+            lambda: tf.stack([tf.linalg.global_norm(grads) for grads in all_grads]),
+            lambda: tf.zeros([len(groups)]),
+        )
+        return decoder_loss, norms
 
     @tf.function(jit_compile=config.jit, autograph=False)
     def steps(images, order, u, tracker_u, count):
         def body(i, losses, _):
             x = tf.cast(tf.gather(images, order[i]), tf.float32)
-            loss, norms = step(x, u[i], tracker_u[i])
+            loss, norms = step(x, u[i], tracker_u[i], i + 1 == count)
             return i + 1, tf.tensor_scatter_nd_update(losses, [[i]], [loss]), norms
 
         start = (0, tf.zeros([config.steps_per_loop]), tf.zeros([len(groups)]))
