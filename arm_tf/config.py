@@ -46,6 +46,11 @@ class Config:
         None, "Use only the first so many test images; unset: all.", low=1
     )
 
+    model: str = _setting(
+        "vae",
+        "Variational autoencoder, or network for the lower half of an image given the upper.",
+        ("vae", "conditional"),
+    )
     layers: int = _setting(1, "Number of stochastic layers.", low=1)
     network: str = _setting(
         "linear",
@@ -144,7 +149,13 @@ class Config:
         except ValueError as error:
             raise ConfigError(f"--estimator={self.estimator}: {error}") from None
         object.__setattr__(self, "num_samples", num_samples)
-        objective = estimators.get(self.estimator).objective
+        row = estimators.get(self.estimator)
+        if self.model == "conditional" and (row.objective != "elbo" or row.dreams):
+            raise ConfigError(
+                "--model=conditional takes an --estimator of the ELBO that needs no prior, "
+                f"received {self.estimator!r}."
+            )
+        objective = row.objective
         if self.objective not in (None, objective):
             serving = [n for n, row in estimators.TABLE.items() if row.objective == self.objective]
             raise ConfigError(
@@ -159,8 +170,11 @@ class Config:
 
     def _default_name(self):
         """Names the settings that people vary, and a digest of any others that are not default."""
-        named = {"dataset", "network", "layers", "estimator", "seed"}
-        name = f"{self.dataset}-{self.network}-{self.layers}-{self.estimator}-seed{self.seed}"
+        named = {"dataset", "model", "network", "layers", "estimator", "seed"}
+        model = "" if self.model == "vae" else f"{self.model}-"
+        name = (
+            f"{self.dataset}-{model}{self.network}-{self.layers}-{self.estimator}-seed{self.seed}"
+        )
         filled_in = {
             "batch_size": paper_batch_size(self.dataset),
             "num_samples": estimators.check(self.estimator, None)[1],

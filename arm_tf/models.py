@@ -1,4 +1,4 @@
-"""Binary variational autoencoders with any number of stochastic layers."""
+"""Networks of stochastic binary layers: variational autoencoders, and the conditional network."""
 
 import functools
 
@@ -6,107 +6,68 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from arm_tf import bernoulli, layers, objectives
+from arm_tf import bernoulli, estimators, layers, objectives
+
+_SCALINGS = {"none": (1.0, 0.0), "symmetric": (2.0, -1.0)}  # scale and offset
+_COMPLETIONS = 3
 
 
-class BinaryVAE(keras.Model):
-    """Binary VAE with T stochastic layers of Bernoulli units (Yin & Zhou 2019, section 3.2).
+class BinaryNetwork(keras.Model):
+    """T stochastic layers of Bernoulli units above an input, b_1 from it, b_t from b_{t-1}.
 
-    Recognition q(b_1|x) q(b_2|b_1) … q(b_T|b_{T-1}), generation p(b_T) … p(b_1|b_2) p(x|b_1),
-    every factor a vector of Bernoulli units whose logits are a map of what it is given. A map
-    is one dense layer ("linear") or two dense layers with leaky ReLU before that one
-    ("nonlinear"); kernels are Glorot uniform, biases zero.
-
-    Args:
-      pixels: int, the size of x.
-      num_layers: int T >= 1.
-      network: "linear" or "nonlinear".
-      units: int, width of stochastic and deterministic layers.
-      leaky_slope: float, slope of the leaky ReLU below zero.
-      input_scaling: what the encoder sees of x: "none", x; "symmetric", 2x - 1; "centered",
-        x - pixel_mean.
-      code_scaling: what every map sees of a code b: "none", b; "symmetric", 2b - 1.
-      prior: "learned" logits of p(b_T), from zero, or "uniform", fixed at zero.
-      output_bias: of the map to the pixels: "zeros", or "data_mean", the logit of pixel_mean.
-      pixel_mean: float [pixels], mean of the training images; needed for "centered" and
-        "data_mean" alone.
-      seed: int, of the initial weights.
-
-    Raises:
-      ValueError: an unknown choice, or one that needs the pixel_mean without it.
+    The logits of every layer are a map of what the layer is given. A map is one dense layer
+    ("linear") or two dense layers with leaky ReLU before that one ("nonlinear"); kernels are
+    Glorot uniform, biases zero. What is common to the networks of this module is here: an
+    objective E[f(b_{1:T})], f = log w, and its estimated gradients. A subclass says what the first
+    map sees of a datum x, and what log w is, in `visible` and `log_weight`; it sets `encoder`, the
+    maps to the stochastic layers, `decoder`, those that f is made of, and `prior_logits` or None.
     """
 
-    def __init__(
-        self,
-        pixels=784,
-        num_layers=1,
-        network="linear",
-        units=200,
-        leaky_slope=0.1,
-        input_scaling="none",
-        code_scaling="none",
-        prior="learned",
-        output_bias="zeros",
-        pixel_mean=None,
-        seed=0,
-        **kwargs,
-    ):
+    _dream_rows = 0  # of noise for what is drawn from the model; a VAE has a prior to do so
+
+    def __init__(self, num_layers, network, units, leaky_slope, code_scaling, seed, **kwargs):
         super().__init__(**kwargs)
-        seeds = iter(np.random.SeedSequence(seed).generate_state(2 * num_layers * 3).tolist())
-        mean = None if pixel_mean is None else np.asarray(pixel_mean)
-        scalings = {"none": (1.0, 0.0), "symmetric": (2.0, -1.0)}
-        b_scaling = _choose("code_scaling", code_scaling, scalings)
-        if mean is not None:
-            scalings["centered"] = (1.0, -mean)
-        x_scaling = _choose("input_scaling", input_scaling, scalings)
-        hidden_layers = _choose("network", network, {"linear": 0, "nonlinear": 2})
-        biases = {"zeros": "zeros"}
-        if mean is not None:
-            biases["data_mean"] = _logit_initializer(mean)
-        output_bias = _choose("output_bias", output_bias, biases)
-
-        def make_map(inputs, outputs, scaling, name, bias="zeros"):
-            dense = lambda size, **kwargs: keras.layers.Dense(
-                size,
-                kernel_initializer=keras.initializers.GlorotUniform(seed=next(seeds)),
-                dtype=self.dtype,
-                **kwargs,
-            )
-            scale, offset = scaling
-            stack = [keras.layers.Rescaling(scale, offset, dtype=self.dtype)]
-            for _ in range(hidden_layers):
-                stack.append(dense(units))
-                stack.append(keras.layers.LeakyReLU(leaky_slope, dtype=self.dtype))
-            stack.append(dense(outputs, bias_initializer=bias))
-            stochastic_map = keras.Sequential(stack, name=name)
-            stochastic_map.build((None, inputs))
-            return stochastic_map
-
-        self.encoder = [
-            make_map(
-                units if t else pixels, units, b_scaling if t else x_scaling, f"encoder_{t + 1}"
-            )
-            for t in range(num_layers)
-        ]
-        self.decoder = [
-            make_map(
-                units,
-                units if t else pixels,
-                b_scaling,
-                f"decoder_{t + 1}",
-                "zeros" if t else output_bias,
-            )
-            for t in range(num_layers)
-        ]
-        self.prior_logits = self.add_weight(
-            shape=(units,),
-            initializer="zeros",
-            trainable=_choose("prior", prior, {"learned": True, "uniform": False}),
-            name="prior_logits",
-        )
-        self.pixels = pixels
         self.units = units
-        self.built = True
+        self._hidden_layers = _choose("network", network, {"linear": 0, "nonlinear": 2})
+        self._leaky_slope = leaky_slope
+        self._code_scaling = _choose("code_scaling", code_scaling, _SCALINGS)
+        seeds = np.random.SeedSequence(seed).generate_state(2 * num_layers * 3)
+        self._seeds = iter(seeds.tolist())
+
+    def _map(self, name, inputs, outputs, scaling=None, bias="zeros"):
+        """A map of [N, inputs], scaled as the codes unless told otherwise, to [N, outputs]."""
+        dense = lambda size, **kwargs: keras.layers.Dense(
+            size,
+            kernel_initializer=keras.initializers.GlorotUniform(seed=next(self._seeds)),
+            dtype=self.dtype,
+            **kwargs,
+        )
+        scale, offset = scaling or self._code_scaling
+        stack = [keras.layers.Rescaling(scale, offset, dtype=self.dtype)]
+        for _ in range(self._hidden_layers):
+            stack.append(dense(self.units))
+            stack.append(keras.layers.LeakyReLU(self._leaky_slope, dtype=self.dtype))
+        stack.append(dense(outputs, bias_initializer=bias))
+        stochastic_map = keras.Sequential(stack, name=name)
+        stochastic_map.build((None, inputs))
+        return stochastic_map
+
+    def visible(self, x):
+        """The pixels of x that the first map sees."""
+        return x
+
+    def log_weight(self, x, path, path_logits):
+        """log w = f(b_{1:T}), of which the network ascends the expectation.
+
+        Args:
+          x: float [..., pixels].
+          path: T arrays b_t, float [S, ..., units] or [1, ..., units] where all S share one.
+          path_logits: the logits that they were drawn from, shapes likewise.
+
+        Returns:
+          float [S, ...], in nats.
+        """
+        raise NotImplementedError
 
     @property
     def num_layers(self):
@@ -116,10 +77,11 @@ class BinaryVAE(keras.Model):
     @property
     def variable_groups(self):
         """Variables by the part of the model that trains them: encoder, decoder, prior."""
+        prior = self.prior_logits
         return {
             "encoder": [v for m in self.encoder for v in m.trainable_variables],
             "decoder": [v for m in self.decoder for v in m.trainable_variables],
-            "prior": [self.prior_logits] if self.prior_logits.trainable else [],
+            "prior": [prior] if prior is not None and prior.trainable else [],
         }
 
     def gradient_estimators(self, estimator="arm", num_samples=None, **options):
@@ -140,11 +102,6 @@ class BinaryVAE(keras.Model):
         dreams = paths * self._dream_rows * gradient_estimators[0].row.dreams
         return layers.path_noise_rows(gradient_estimators), further, dreams
 
-    @property
-    def _dream_rows(self):
-        """Rows of units' noise that cover a code of all layers and an image."""
-        return self.num_layers + -(-self.pixels // self.units)
-
     def evaluations(self, gradient_estimators, decoder_samples="independent"):
         """Evaluations of f = log w that `losses` makes for one datum; int."""
         first = gradient_estimators[0]
@@ -155,9 +112,8 @@ class BinaryVAE(keras.Model):
     def losses(self, x, u, gradient_estimators, decoder_samples="independent", offsets=None):
         """Loss of each datum, once for each part of the model that has its own gradient.
 
-        With f(b_{1:T}) = log p(x, b_{1:T}) - log q(b_{1:T}|x), both are estimates of the negative
-        ELBO, -E_q[f], or, for estimators of the objective "multisample", of the negative bound
-        -E_q[log (1/K) sum_k exp f(b_{1:T}^k)].
+        Both are estimates of -E[f(b_{1:T})], the negative ELBO of a VAE, or, for estimators of the
+        objective "multisample", of the negative bound -E[log (1/K) sum_k exp f(b_{1:T}^k)].
 
         Wake-sleep (Hinton et al. 1995) is the exception to encoder_loss: its gradient is that of
         -(1/K) sum_k log q(b_{1:T}^k | x_k), for codes and images drawn from the model.
@@ -197,11 +153,96 @@ class BinaryVAE(keras.Model):
             estimator_loss = tf.zeros([], x.dtype)
         else:
             surrogate, f_mean, estimator_loss = layers.path_expectation(
-                f, maps, x, u, gradient_estimators
+                f, maps, self.visible(x), u, gradient_estimators
             )
         if _is_independent(decoder_samples):
             f_mean = estimate(u_decoder)
         return -surrogate, -f_mean, estimator_loss
+
+    def sample(self, x, noise):
+        """Paths b_{1:T} for `x` and their logits, as `arm_tf.layers.sample_path`."""
+        return layers.sample_path(self.encoder_maps, self.visible(x), noise)
+
+    def log_weights(self, x, u):
+        """log w of S independent paths.
+
+        Args:
+          x: float [..., pixels].
+          u: float [T, S, ..., units], uniform noise.
+
+        Returns:
+          float [S, ...], in nats.
+        """
+        return self.log_weight(x, *self.sample(x, tf.unstack(u)))
+
+    @property
+    def encoder_maps(self):
+        return [lambda b, m=m: _apply(m, b) for m in self.encoder]
+
+
+class BinaryVAE(BinaryNetwork):
+    """Binary VAE with T stochastic layers of Bernoulli units (Yin & Zhou 2019, section 3.2).
+
+    Recognition q(b_1|x) q(b_2|b_1) … q(b_T|b_{T-1}), generation p(b_T) … p(b_1|b_2) p(x|b_1),
+    every factor a vector of Bernoulli units whose logits are a map of what it is given; maps are
+    those of `BinaryNetwork`. f = log p(x, b_{1:T}) - log q(b_{1:T}|x), so that E_q[f] is the ELBO.
+
+    Args:
+      pixels: int, the size of x.
+      num_layers: int T >= 1.
+      network: "linear" or "nonlinear".
+      units: int, width of stochastic and deterministic layers.
+      leaky_slope: float, slope of the leaky ReLU below zero.
+      input_scaling: what the encoder sees of x: "none", x; "symmetric", 2x - 1; "centered",
+        x - pixel_mean.
+      code_scaling: what every map sees of a code b: "none", b; "symmetric", 2b - 1.
+      prior: "learned" logits of p(b_T), from zero, or "uniform", fixed at zero.
+      output_bias: of the map to the pixels: "zeros", or "data_mean", the logit of pixel_mean.
+      pixel_mean: float [pixels], mean of the training images; needed for "centered" and
+        "data_mean" alone.
+      seed: int, of the initial weights.
+
+    Raises:
+      ValueError: an unknown choice, or one that needs the pixel_mean without it.
+    """
+
+    def __init__(
+        self,
+        pixels=784,
+        num_layers=1,
+        network="linear",
+        units=200,
+        leaky_slope=0.1,
+        input_scaling="none",
+        code_scaling="none",
+        prior="learned",
+        output_bias="zeros",
+        pixel_mean=None,
+        seed=0,
+        **kwargs,
+    ):
+        super().__init__(num_layers, network, units, leaky_slope, code_scaling, seed, **kwargs)
+        x_scaling, output_bias = _at_the_pixels(input_scaling, output_bias, pixel_mean)
+        self.encoder = [
+            self._map(f"encoder_{t + 1}", units, units)
+            if t
+            else self._map("encoder_1", pixels, units, x_scaling)
+            for t in range(num_layers)
+        ]
+        self.decoder = [
+            self._map(f"decoder_{t + 1}", units, units)
+            if t
+            else self._map("decoder_1", units, pixels, bias=output_bias)
+            for t in range(num_layers)
+        ]
+        self.prior_logits = self.add_weight(
+            shape=(units,),
+            initializer="zeros",
+            trainable=_choose("prior", prior, {"learned": True, "uniform": False}),
+            name="prior_logits",
+        )
+        self.pixels = pixels
+        self.built = True
 
     def log_weight(self, x, path, path_logits):
         """log w = log p(x, b_{1:T}) - log q(b_{1:T} | x).
@@ -220,22 +261,6 @@ class BinaryVAE(keras.Model):
         for b, logits in zip(path, path_logits, strict=True):
             log_w -= bernoulli.log_prob(b, logits)
         return log_w
-
-    def sample(self, x, noise):
-        """Paths b_{1:T} ~ q(b_{1:T}|x) and their logits, as `arm_tf.layers.sample_path`."""
-        return layers.sample_path(self.encoder_maps, x, noise)
-
-    def log_weights(self, x, u):
-        """log w of S independent paths.
-
-        Args:
-          x: float [..., pixels].
-          u: float [T, S, ..., units], uniform noise.
-
-        Returns:
-          float [S, ...], in nats.
-        """
-        return self.log_weight(x, *self.sample(x, tf.unstack(u)))
 
     def decode(self, b, u):
         """Pixel probabilities p(x_d = 1 | b_1), b_1 reached from the top layer's units.
@@ -304,8 +329,121 @@ class BinaryVAE(keras.Model):
         return tf.sigmoid(_apply(self.decoder[0], b))
 
     @property
-    def encoder_maps(self):
-        return [lambda b, m=m: _apply(m, b) for m in self.encoder]
+    def _dream_rows(self):
+        """Rows of units' noise that cover a code of all layers and an image."""
+        return self.num_layers + -(-self.pixels // self.units)
+
+    @property
+    def picture_rows(self):
+        """Rows of units' noise that `pictures` needs for one image; int."""
+        return self.num_layers + 1
+
+    def pictures(self, x, u):
+        """Samples from the model; images and their reconstructions.
+
+        Args:
+          x: float [N, pixels].
+          u: float [picture_rows, N, units], uniform noise.
+
+        Returns:
+          By the picture's name, a list of images [N, pixels] in [0, 1].
+        """
+        return {
+            "samples": [self.generate(u[1:])],
+            "reconstructions": [x, self.reconstruct(x, u[0])],
+        }
+
+
+class ConditionalNetwork(BinaryNetwork):
+    """Stochastic binary network for the rest of an image given its upper half.
+
+    p(x_l|x_u) = E[p(x_l|b_T)] over b_1 ~ p(b_1|x_u), …, b_T ~ p(b_T|b_{T-1}), every factor a
+    vector of Bernoulli units whose logits are a map as in `BinaryNetwork`; x_u are the first half
+    of the pixels, x_l the rest. f = log p(x_l|b_T), so that E[f] is a lower bound on
+    log p(x_l|x_u) (Yin & Zhou 2019, proposition 3, whose layers are numbered from x_l).
+
+    Args:
+      pixels, num_layers, network, units, leaky_slope, input_scaling, code_scaling, output_bias,
+        pixel_mean, seed: as in `BinaryVAE`.
+
+    Raises:
+      ValueError: an unknown choice, or one that needs the pixel_mean without it.
+    """
+
+    def __init__(
+        self,
+        pixels=784,
+        num_layers=2,
+        network="linear",
+        units=200,
+        leaky_slope=0.1,
+        input_scaling="none",
+        code_scaling="none",
+        output_bias="zeros",
+        pixel_mean=None,
+        seed=0,
+        **kwargs,
+    ):
+        super().__init__(num_layers, network, units, leaky_slope, code_scaling, seed, **kwargs)
+        self.upper = pixels // 2
+        halves = [None, None] if pixel_mean is None else np.split(pixel_mean, [self.upper])
+        x_scaling = _at_the_pixels(input_scaling, "zeros", halves[0])[0]
+        output_bias = _at_the_pixels("none", output_bias, halves[1])[1]
+        self.encoder = [
+            self._map(f"encoder_{t + 1}", units, units)
+            if t
+            else self._map("encoder_1", self.upper, units, x_scaling)
+            for t in range(num_layers)
+        ]
+        self.decoder = [self._map("decoder", units, pixels - self.upper, bias=output_bias)]
+        self.prior_logits = None
+        self.built = True
+
+    def visible(self, x):
+        return x[..., : self.upper]
+
+    def gradient_estimators(self, estimator="arm", num_samples=None, **options):
+        """As in `BinaryNetwork`; ValueError where the estimator needs a log q in f, or a prior."""
+        row = estimators.get(estimator)
+        if row.objective != "elbo" or row.dreams:
+            raise ValueError(f"{estimator!r} is not for the conditional network, which has no q.")
+        return super().gradient_estimators(estimator, num_samples, **options)
+
+    def log_weight(self, x, path, path_logits):
+        return bernoulli.log_prob(x[..., self.upper :], _apply(self.decoder[0], path[-1]))
+
+    @property
+    def picture_rows(self):
+        """Rows of units' noise that `pictures` needs for one image; int."""
+        return _COMPLETIONS * self.num_layers
+
+    def pictures(self, x, u):
+        """Images, and three completions of each: p(x_l|b_T) at one b_{1:T} under the true x_u.
+
+        Args:
+          x: float [N, pixels].
+          u: float [picture_rows, N, units], uniform noise.
+
+        Returns:
+          By the picture's name, a list of images [N, pixels] in [0, 1].
+        """
+        path, _ = self.sample(x, tf.split(u, self.num_layers))
+        lower = tf.sigmoid(_apply(self.decoder[0], path[-1]))
+        completions = [tf.concat([self.visible(x), half], axis=-1) for half in tf.unstack(lower)]
+        return {"completions": [x, *completions]}
+
+
+def _at_the_pixels(input_scaling, output_bias, pixel_mean):
+    """Scale and offset of an input of pixels, and the initial bias of a map to pixels."""
+    scalings, biases = dict(_SCALINGS), {"zeros": "zeros"}
+    if pixel_mean is not None:
+        mean = np.asarray(pixel_mean)
+        scalings["centered"] = (1.0, -mean)
+        biases["data_mean"] = _logit_initializer(mean)
+    return (
+        _choose("input_scaling", input_scaling, scalings),
+        _choose("output_bias", output_bias, biases),
+    )
 
 
 def _apply(dense_map, inputs):

@@ -40,6 +40,17 @@ SETTINGS = {
         "epochs": 800,
     },
     "omniglot-two_layers": {**_OMNIGLOT, "layers": 2},
+    "mnist_threshold-conditional": {
+        "dataset": "mnist_threshold",
+        "model": "conditional",
+        "layers": 2,
+        "input_scaling": "symmetric",
+        "code_scaling": "symmetric",
+        "learning_rate": 1e-4,
+        "batch_size": 100,
+        "epochs": 2000,
+        "eval_every": 20,
+    },
 }
 
 

@@ -1,7 +1,5 @@
 """Pictures of a run: grids of images and curves."""
 
-import math
-
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
@@ -18,33 +16,26 @@ _LABELS = {
 }
 
 
-def grid(images, columns=8, side=28):
-    """Images as one picture, row by row.
+def grid(images, *others, side=28):
+    """Images as one picture, row by row; under each row, the rows of `others` that belong to it.
 
     Args:
       images: float [N, side * side] in [0, 1], 1 is ink.
-      columns: int.
+      *others: of the same shape.
       side: int, width and height in pixels.
 
     Returns:
       float32 [height, width], 0 is ink and 1 is paper, with lines of paper between images.
     """
-    images = np.asarray(images, np.float32).reshape(-1, side, side)
-    rows = math.ceil(len(images) / columns)
-    page = np.zeros([rows * columns, side + 2, side + 2], np.float32)
-    page[: len(images), 1:-1, 1:-1] = images
-    page = page.reshape(rows, columns, side + 2, side + 2).swapaxes(1, 2)
-    return 1.0 - page.reshape(rows * (side + 2), columns * (side + 2))
-
-
-def paired_grid(images, others, columns=16):
-    """A `grid` with rows of `images` and, under each, the row of `others` they belong to."""
+    columns = 16 if others else 8
     missing = -len(images) % columns
     rows = [
-        np.pad(part, [(0, missing), (0, 0)]).reshape(-1, columns, part.shape[1])
-        for part in (images, others)
+        np.pad(part, [(0, missing), (0, 0)]).reshape(-1, columns, side, side)
+        for part in (images, *others)
     ]
-    return grid(np.stack(rows, axis=1).reshape(-1, images.shape[1]), columns)
+    page = np.stack(rows, axis=1).astype(np.float32).reshape(-1, columns, side, side)
+    page = np.pad(page, [(0, 0), (0, 0), (1, 1), (1, 1)]).swapaxes(1, 2)
+    return 1.0 - page.reshape(len(page) * (side + 2), columns * (side + 2))
 
 
 def save_grid(path, page):

@@ -6,12 +6,14 @@ import tensorflow as tf
 from arm_tf import estimators, models
 from arm_tf.run_folder import RunError
 
+_MODELS = {"vae": models.BinaryVAE, "conditional": models.ConditionalNetwork}
 _ADAM_EPSILON = 1e-8  # that of TensorFlow 1, which the paper's experiments used
 
 
 def build_model(config, dataset):
     """The model that a configuration describes, freshly initialised."""
-    return models.BinaryVAE(
+    prior = {"prior": config.prior} if config.model == "vae" else {}
+    return _MODELS[config.model](
         pixels=dataset.train.shape[1],
         num_layers=config.layers,
         network=config.network,
@@ -19,10 +21,10 @@ def build_model(config, dataset):
         leaky_slope=config.leaky_slope,
         input_scaling=config.input_scaling,
         code_scaling=config.code_scaling,
-        prior=config.prior,
         output_bias=config.output_bias,
         pixel_mean=dataset.train_mean,
         seed=config.seed,
+        **prior,
     )
 
 

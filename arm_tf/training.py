@@ -266,20 +266,17 @@ class Trainer:
             writer.flush()
 
     def pictures(self):
-        """Pages of samples from the model, and of test images above their reconstructions."""
+        """The model's pictures as pages; of test images, rows above what belongs to them."""
         model = self.model
-        key = noise.key(self.config.seed, "pictures")
-        shape = [1, model.num_layers + 1, _IMAGES_SHOWN, model.units]
-        u = noise.uniforms(key, 0, shape)[0]
         test = self.dataset.test  # may be sorted by class
         x = test[:: -(-len(test) // _IMAGES_SHOWN)].astype(np.float32)
-        return {
-            "samples": plots.grid(model.generate(u[1:]).numpy()),
-            "reconstructions": plots.paired_grid(x, model.reconstruct(x, u[0, : len(x)]).numpy()),
-        }
+        key = noise.key(self.config.seed, "pictures")
+        u = noise.uniforms(key, 0, [1, model.picture_rows, _IMAGES_SHOWN, model.units])[0]
+        pictures = model.pictures(x, u[:, : len(x)])
+        return {name: plots.grid(*map(np.asarray, images)) for name, images in pictures.items()}
 
     def save_pictures(self):
-        """Writes samples.png, reconstructions.png and curves.png for the present weights."""
+        """Writes the model's pictures and curves.png for the present weights."""
         for name, page in self.pictures().items():
             plots.save_grid(self.folder.path / f"{name}.png", page)
         if self.metrics:
@@ -305,6 +302,7 @@ class Trainer:
         result = {
             "dataset": config.dataset,
             "data_published": self.dataset.published,
+            "model": config.model,
             "layers": config.layers,
             "network": config.network,
             "estimator": config.estimator,

@@ -1,4 +1,4 @@
-"""Binary VAEs: the log weight, and the gradient of every layer against enumeration."""
+"""Networks: the log weight, and the gradient of every layer against enumeration."""
 
 import itertools
 
@@ -14,8 +14,8 @@ PIXELS = 3
 X = tf.constant([[1.0, 0.0, 1.0]], tf.float64)
 
 
-def make_model(num_layers, network="linear", units=2, **kwargs):
-    model = models.BinaryVAE(
+def make_model(num_layers, network="linear", units=2, kind=models.BinaryVAE, **kwargs):
+    model = kind(
         pixels=PIXELS,
         num_layers=num_layers,
         network=network,
@@ -38,9 +38,9 @@ def all_paths(model):
 
 
 def exact_elbo(model):
-    """E_q[log w] for the one image X by enumeration; differentiable, q's log term included."""
+    """E[log w] for the one image X by enumeration; differentiable, a log q in w included."""
     path = all_paths(model)
-    logits = [m(b) for m, b in zip(model.encoder_maps, [X, *path], strict=False)]
+    logits = [m(b) for m, b in zip(model.encoder_maps, [model.visible(X), *path], strict=False)]
     log_q = tf.add_n(
         [
             tf.reduce_sum(tfp.distributions.Bernoulli(logits=phi).log_prob(b), axis=-1)
@@ -102,6 +102,17 @@ def test_encoder_gradient_of_each_layer_is_exact(estimator, network, num_layers,
     """The expectation over all noise, as a sum over cells, is the gradient of the exact ELBO."""
     many = estimator in ("legrad", "ram", "exact", "loo", "double_cv", "rodeo")
     model = make_model(num_layers, network, units=1 if num_layers == 3 or many else 2)
+    assert_encoder_gradient_is_exact(model, t, estimator)
+
+
+@pytest.mark.parametrize("estimator, t", [("arm", 0), ("arm", 1), ("disarm", 0), ("loo", 1)])
+def test_gradient_of_the_conditional_network_is_exact(estimator, t):
+    kind = models.ConditionalNetwork
+    model = make_model(2, units=1 if estimator == "loo" else 2, kind=kind)
+    assert_encoder_gradient_is_exact(model, t, estimator)
+
+
+def assert_encoder_gradient_is_exact(model, t, estimator):
     gradient_estimators = model.gradient_estimators(estimator)
     u, volumes = noise_of(model, noise_cells(model, t, gradient_estimators[0]))
     with tf.GradientTape() as tape:
@@ -144,7 +155,7 @@ def row_thresholds(model, s, used=True, pair=True):
     """Thresholds of each number in a row for layer s, for any vector that may lie below it."""
     if not used:
         return [[]] * model.units
-    below = tf.constant(oracles.binary_vectors(model.units)) if s else X
+    below = tf.constant(oracles.binary_vectors(model.units)) if s else model.visible(X)
     thresholds = oracles.pair_thresholds(model.encoder_maps[s](below))[..., : 1 + pair]
     return list(thresholds.swapaxes(0, 1).reshape(model.units, -1))
 
@@ -205,6 +216,46 @@ def test_losses_send_no_gradient_to_the_other_part():
         encoder_loss, _, _ = model.losses(X, u, estimators)
     decoder = [v.value for v in model.variable_groups["decoder"]]
     assert tape.gradient(encoder_loss, decoder) == [None] * len(decoder)
+
+
+def test_bound_of_the_conditional_network_is_that_by_enumeration():
+    """E[log p(x_l|b_2)] and, with many samples, p(x_l|x_u), written out with distributions."""
+    model = make_model(2, kind=models.ConditionalNetwork, input_scaling="symmetric")
+    probability = lambda logits, b: np.exp(
+        tfp.distributions.Bernoulli(logits=tf.constant(logits)).log_prob(b).numpy().sum()
+    )
+    vectors = oracles.binary_vectors(2)
+    upper, lower = X.numpy()[0, :1], X.numpy()[0, 1:]
+    kernels = [m.get_weights() for m in (*model.encoder, *model.decoder)]
+    affine = lambda i, b: b @ kernels[i][0] + kernels[i][1]
+    likelihood = bound = 0.0
+    for b1, b2 in itertools.product(vectors, vectors):
+        weight = probability(affine(0, 2 * upper - 1), b1) * probability(affine(1, b1), b2)
+        p_lower = probability(affine(2, b2), lower)
+        likelihood += weight * p_lower
+        bound += weight * np.log(p_lower)
+
+    u, volumes = noise_of(model, [t for s in range(2) for t in row_thresholds(model, s)])
+    log_w = model.log_weights(tf.tile(X, [len(volumes), 1]), u[:, tf.newaxis])[0]
+    np.testing.assert_allclose(volumes @ log_w.numpy(), bound, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(volumes @ np.exp(log_w), likelihood, rtol=0, atol=1e-12)
+
+
+def test_completions_keep_the_upper_half():
+    model = make_model(2, kind=models.ConditionalNetwork)
+    u = tf.constant(np.random.default_rng(0).uniform(size=[model.picture_rows, 1, 2]))
+    first, *completions = model.pictures(X, u)["completions"]
+    np.testing.assert_array_equal(first, X)
+    assert len({tuple(c.numpy().ravel()) for c in completions}) > 1
+    for completion in completions:
+        np.testing.assert_array_equal(completion[:, :1], X[:, :1])
+        assert ((completion[:, 1:] > 0) & (completion[:, 1:] < 1)).numpy().all()
+
+
+@pytest.mark.parametrize("estimator", ["vimco", "wake_sleep"])
+def test_estimators_that_need_a_recognition_model_are_refused(estimator):
+    with pytest.raises(ValueError, match="not for the conditional network"):
+        make_model(2, kind=models.ConditionalNetwork).gradient_estimators(estimator)
 
 
 def test_settings_have_the_effect_they_name():
