@@ -10,8 +10,8 @@ import tensorflow as tf
 
 from arm_tf import noise
 
-_ROWS = 2500  # images times samples in one piece
-_SAMPLES = 25  # samples in one piece
+_IMAGES = 250  # in one piece
+_SAMPLES = 25  # in one piece
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,12 +45,17 @@ class Evaluator:
     def __init__(self, model, images, num_samples, key, jit=True):
         self.model, self.images, self.num_samples, self.key = model, images, num_samples, key
         self.samples = min(num_samples, _SAMPLES)
-        self.rows = min(len(images), _ROWS // self.samples)
+        self.rows = min(len(images), _IMAGES)
         self.piece = tf.function(self._piece, jit_compile=jit, autograph=False)
 
     def _piece(self, x, u, count):
         """log sum_s w_s and sum_s log w_s over the first `count` samples; float [images] each."""
-        log_w = self.model.log_weights(tf.cast(x, tf.float32), u)
+        x = tf.cast(x, tf.float32)
+        log_w = tf.map_fn(  # one sample at a time stays in the processor's cache
+            lambda u_s: self.model.log_weights(x, u_s[:, tf.newaxis])[0],
+            u,
+            fn_output_signature=tf.float32,
+        )
         used = (tf.range(self.samples) < count)[:, tf.newaxis]
         log_sum = tf.reduce_logsumexp(tf.where(used, log_w, -math.inf), axis=0)
         return log_sum, tf.reduce_sum(tf.where(used, log_w, 0.0), axis=0)
@@ -69,7 +74,7 @@ class Evaluator:
         """
         pieces = -(-self.num_samples // self.samples)
         starts = range(0, len(self.images), self.rows)
-        shape = [1, self.model.num_layers, self.samples, self.rows, self.model.units]
+        shape = [1, self.samples, self.model.num_layers, self.rows, self.model.units]
 
         def run(job):
             i, j = divmod(job, pieces)
@@ -84,7 +89,7 @@ class Evaluator:
 
         log_sums, log_ws = [], []
         jobs = range(len(starts) * pieces)
-        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        with concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
             try:
                 for job, (log_sum, log_w) in enumerate(pool.map(run, jobs)):
                     log_sums.append(log_sum.astype(np.float64))

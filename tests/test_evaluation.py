@@ -42,7 +42,7 @@ def test_many_samples_approach_the_exact_likelihood_from_below():
 @pytest.mark.parametrize("num_layers", [1, 2])
 def test_pieces_are_put_together_rightly(num_layers, monkeypatch):
     """Sizes that divide neither images nor samples give what the log weights say."""
-    monkeypatch.setattr(evaluation, "_ROWS", 12)
+    monkeypatch.setattr(evaluation, "_IMAGES", 3)
     monkeypatch.setattr(evaluation, "_SAMPLES", 4)
     model, images = make_model(num_layers), RNG.integers(0, 2, size=(10, 6)).astype(np.uint8)
     key = noise.key(0, "x")
@@ -50,9 +50,11 @@ def test_pieces_are_put_together_rightly(num_layers, monkeypatch):
     log_w = np.empty([7, 10])
     for job in range(8):  # four pieces of three images, each in two pieces of four samples
         i, j = divmod(job, 2)
-        u = noise.uniforms(key, job, [1, num_layers, 4, 3, 3])[0]
+        u = noise.uniforms(key, job, [1, 4, num_layers, 3, 3])[0]
         x = images[3 * i : 3 * i + 3].astype(np.float32)
-        piece = model.log_weights(np.pad(x, [(0, 3 - len(x)), (0, 0)]), u).numpy()
+        piece = model.log_weights(
+            np.pad(x, [(0, 3 - len(x)), (0, 0)]), tf.transpose(u, [1, 0, 2, 3])
+        ).numpy()
         log_w[4 * j : 4 * j + 4, 3 * i : 3 * i + 3] = piece[: 7 - 4 * j, : len(x)]
     nll = -objectives.multisample_bound(tf.constant(log_w)).numpy()
     assert bounds.nll == pytest.approx(nll.mean(), abs=1e-5)
