@@ -46,6 +46,7 @@ class Evaluator:
         self.model, self.images, self.num_samples, self.key = model, images, num_samples, key
         self.samples = min(num_samples, _SAMPLES)
         self.rows = min(len(images), _IMAGES)
+        self.threads = len(os.sched_getaffinity(0))
         self.piece = tf.function(self._piece, jit_compile=jit, autograph=False)
 
     def _piece(self, x, u, count):
@@ -89,7 +90,7 @@ class Evaluator:
 
         log_sums, log_ws = [], []
         jobs = range(len(starts) * pieces)
-        with concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        with concurrent.futures.ThreadPoolExecutor(self.threads) as pool:
             try:
                 for job, (log_sum, log_w) in enumerate(pool.map(run, jobs)):
                     log_sums.append(log_sum.astype(np.float64))

@@ -111,7 +111,7 @@ class RunFolder:
 
 
 def make_folder(path):
-    """Makes a folder that can be written, its parents too, where there is none yet.
+    """Makes a folder that can be written, its parents too, where there is none yet; its path.
 
     Raises:
       RunError: that is not possible.
@@ -124,6 +124,7 @@ def make_folder(path):
         raise RunError(
             f"Cannot write the folder {path}: {error.strerror}; choose another with --logdir."
         ) from None
+    return path
 
 
 def read_config(path):

@@ -5,8 +5,17 @@ The same command run again resumes a run that was stopped; --help lists the sett
 
 from absl import flags
 
-from arm_tf import cli, data, estimators
+from arm_tf import cli, data, estimators, trials
+from arm_tf.config import ConfigError
 from arm_tf.run_folder import RunFolder
+
+
+def define_flags():
+    """Defines the flags of this program: those of `arm_tf.config.Config`, and --trials."""
+    cli.define_flags()
+    flags.DEFINE_integer(
+        "trials", 1, "Trials to run at once, with --seed and the seeds that follow it."
+    )
 
 
 def main():
@@ -14,6 +23,18 @@ def main():
         print(estimators.describe())
         return
     config = cli.config_from_flags()
+    if flags.FLAGS.trials < 1:
+        raise ConfigError(
+            f"--trials must be an integer of at least 1, received {flags.FLAGS.trials}."
+        )
+    if flags.FLAGS.trials > 1:
+        trials.run(trials.configurations(config, flags.FLAGS.trials))
+    else:
+        train(config)
+
+
+def train(config):
+    """Trains the run of a configuration, or goes on with it."""
     folder = RunFolder(config)
     if folder.result:
         print(f"The run in {folder.path} is finished; its figures are in result.json.")
@@ -34,5 +55,5 @@ def main():
 
 
 if __name__ == "__main__":
-    cli.define_flags()
+    define_flags()
     cli.run(main)

@@ -9,7 +9,7 @@ from absl import flags
 from arm_tf import cli, train
 
 if __name__ == "__main__":
-    cli.define_flags()
+    train.define_flags()
     flags.FLAGS.set_default("model", "conditional")
     flags.FLAGS.set_default("layers", 2)
     cli.run(train.main)

@@ -85,13 +85,13 @@ class Trainer:
             self.model.variable_groups["encoder"],
         )
         learned = [self.tracker, *self.estimators]
-        groups = {
+        self.groups = {
             **self.model.variable_groups,
             "estimator": [v for layer in learned for v in layer.trainable_variables],
         }
-        self.optimizers = steps.build_optimizers(config, groups)
+        self.optimizers = steps.build_optimizers(config, self.groups)
         self.take_steps = steps.make_steps(
-            config, self.model, self.estimators, self.tracker, groups, self.optimizers
+            config, self.model, self.estimators, self.tracker, self.groups, self.optimizers
         )
         self.noise_rows = {
             "train": self.model.noise_rows(self.estimators, config.decoder_samples),
@@ -99,6 +99,7 @@ class Trainer:
                 self.model
             ),  # apart, so that tracking changes nothing
         }
+        self.is_compiled = False
         self.epoch, self.epoch_images = None, None  # the epoch under way, its images on the device
         self.evaluators = {
             "valid": self.evaluator(dataset.valid, config.eval_samples, "valid"),
@@ -158,25 +159,13 @@ class Trainer:
         Raises:
           RunError: a loss or gradient is not finite.
         """
+        if not self.is_compiled:
+            self.take_steps(*self.arguments(0))
+            self.is_compiled = True
         begin, config, step = time.monotonic(), self.config, self.step
-        epoch, done = divmod(step, self.steps_per_epoch)
-        if self.epoch != epoch:
-            self.epoch = epoch
-            if self.epoch_images is None or self.dataset.dynamic:
-                self.epoch_images = tf.constant(self.dataset.epoch(config.seed, epoch))
-            order = epoch_order(len(self.dataset.train), config.seed, epoch)
-            order = order[: self.steps_per_epoch * config.batch_size]
-            self.order = order.reshape(self.steps_per_epoch, config.batch_size)
-        count = min(config.steps_per_loop, self.steps_per_epoch - done, self.total_steps - step)
-        order = np.zeros([config.steps_per_loop, config.batch_size], np.int32)
-        order[:count] = self.order[done : done + count]
-        shape = [config.steps_per_loop, config.batch_size, config.units]
-        u = [
-            noise.uniforms(noise.key(config.seed, purpose), step, [shape[0], rows, *shape[1:]])
-            for purpose, rows in self.noise_rows.items()
-        ]
-
-        losses, norms = self.take_steps(self.epoch_images, order, *u, tf.constant(count))
+        left_in_epoch = self.steps_per_epoch - step % self.steps_per_epoch
+        count = min(config.steps_per_loop, left_in_epoch, self.total_steps - step)
+        losses, norms = self.take_steps(*self.arguments(count))
         losses = losses.numpy()[:count].astype(np.float64)
         norms = {part: float(norm) for part, norm in norms.items()}
         if not np.isfinite(losses).all():
@@ -201,6 +190,30 @@ class Trainer:
             for name, variance in self.tracker.variances().items():
                 tf.summary.scalar(f"gradient_variance/{name}", variance)
         return losses.mean(), count / seconds
+
+    def arguments(self, count):
+        """Arguments of `take_steps` for `count` steps from the present one."""
+        config = self.config
+        epoch, done = divmod(self.step, self.steps_per_epoch)
+        if self.epoch != epoch:
+            self.epoch = epoch
+            if self.epoch_images is None or self.dataset.dynamic:
+                self.epoch_images = tf.constant(self.dataset.epoch(config.seed, epoch))
+            order = epoch_order(len(self.dataset.train), config.seed, epoch)
+            order = order[: self.steps_per_epoch * config.batch_size]
+            self.order = order.reshape(self.steps_per_epoch, config.batch_size)
+        order = np.zeros([config.steps_per_loop, config.batch_size], np.int32)
+        order[:count] = self.order[done : done + count]
+        return self.epoch_images, order, *self.noise(), tf.constant(count)
+
+    def noise(self):
+        """Uniform noise of a loop of steps from the present one, for training and the tracker."""
+        config = self.config
+        shape = [config.steps_per_loop, config.batch_size, config.units]
+        return [
+            noise.uniforms(noise.key(config.seed, purpose), self.step, [shape[0], rows, *shape[1:]])
+            for purpose, rows in self.noise_rows.items()
+        ]
 
     def not_finite(self, what, step):
         return RunError(

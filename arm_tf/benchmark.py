@@ -1,0 +1,437 @@
+"""Measures speed and memory, with ratios: `python -m arm_tf.benchmark`.
+
+Steps of training against a plain reference (`arm_tf.plain_reference`) and against their bare
+matrix products, with a table of where a step's time goes; the test bound against its products; a
+process's memory and start; trials at once; and how cost grows with batch, units, layers, samples
+and estimators. What is compared runs interleaved, round by round; figures are medians, with the
+quartiles as spread. Writes benchmark.json and benchmark.png.
+"""
+
+import concurrent.futures
+import dataclasses
+import os
+import pathlib
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+from absl import flags
+
+from arm_tf import cli, config, data, paper, run_folder, trials
+
+PARTS = ("steps", "evaluation", "process", "trials", "sweep")
+_MODELS = {name: paper.SETTINGS[f"mnist_static-{name}"] for name in
+           ("linear", "nonlinear", "two_layers")}  # fmt: skip
+_PLAIN_STEPS = 20  # in one measurement
+_EVALUATED = (1000, 1000)  # images and samples of the test bound; its time grows with either
+_TRIALS, _TRIAL_STEPS = 5, 4200
+_SWEEPS = {
+    "batch_size": (12, 25, 50, 100, 200, 400),
+    "units": (50, 100, 200, 400, 800),
+    "layers": (1, 2, 3, 4),
+    "num_samples": (1, 2, 4, 8, 16),
+    "track_variance": (("arm",), ("arm", "disarm"), ("arm", "disarm", "loo", "rodeo")),
+}
+
+
+def random_images():
+    """Bits of MNIST's size, number and density, as an `arm_tf.data.Dataset`."""
+    rng = np.random.default_rng(0)
+    splits = [rng.binomial(1, 0.13, (n, 784)).astype(np.uint8) for n in (50_000, 1000, 1000)]
+    return data.Dataset("mnist_static", *splits, dynamic=False, published=False, checksum="")
+
+
+def measure(functions, rounds):
+    """Seconds of each function in each round, all of them called in turn.
+
+    Args:
+      functions: by name, a function and the number of units of work that a call does.
+      rounds: int; one more comes first and does not count.
+
+    Returns:
+      By name, float [rounds], seconds for one unit of work.
+    """
+    seconds = {name: [] for name in functions}
+    for _ in range(rounds + 1):
+        for name, (function, work) in functions.items():
+            begin = time.perf_counter()
+            function()
+            seconds[name].append((time.perf_counter() - begin) / work)
+    return {name: np.array(values[1:]) for name, values in seconds.items()}
+
+
+def spread(values):
+    """Median and quartiles, a dict of floats."""
+    low, median, high = np.percentile(values, [25, 50, 75]).tolist()
+    return {"median": median, "low": low, "high": high}
+
+
+def ratio(of, to):
+    """Median and quartiles of the rounds' ratios."""
+    return spread(of / to)
+
+
+@dataclasses.dataclass(frozen=True)
+class Product:
+    """A matrix product [m, k] x [k, n] of a compiled program, and where its operands lie.
+
+    Attributes:
+      m, k, n: ints.
+      transpose_a, transpose_b: whether an operand is stored the other way round.
+      in_loop: whether it is taken in the program's loop or once.
+    """
+
+    m: int
+    k: int
+    n: int
+    transpose_a: bool
+    transpose_b: bool
+    in_loop: bool
+
+    @property
+    def shapes(self):
+        """Shapes of the operands as stored."""
+        a, b = (self.m, self.k), (self.k, self.n)
+        return a[::-1] if self.transpose_a else a, b[::-1] if self.transpose_b else b
+
+
+def products_of(program):
+    """The matrix products in the text of an optimised XLA program; a list of `Product`."""
+    shape = r"%?([\w.-]+) = \w+\[([\d,]*)\]"
+    shapes = {name: size.split(",") for name, size in re.findall(shape, program)}
+    bodies = set(re.findall(r"body=%?([\w.-]+)", program))
+    found, computation = [], None
+    for line in program.splitlines():
+        if line.endswith("{") and "->" in line:
+            computation = line.removeprefix("ENTRY ").split()[0].removeprefix("%")
+        dot = re.search(
+            shape + r"\S* dot\((?:\S+ )?%?([\w.-]+), .*lhs_contracting_dims=\{(\d)\}, "
+            r"rhs_contracting_dims=\{(\d)\}",
+            line,
+        )
+        if dot:
+            size, a, a_axis, b_axis = dot.groups()[1:]
+            m, n = map(int, size.split(","))
+            k = int(shapes[a][int(a_axis)])
+            found.append(Product(m, k, n, a_axis == "0", b_axis == "1", computation in bodies))
+    return found
+
+
+def products_alone(products, times):
+    """A compiled function that takes the products in a loop, `times` over, and nothing else.
+
+    Operands on the right that have the same shape, such as weights that are used twice, are one
+    array; those on the left change with the last outputs, so that no product can be left out.
+    """
+    import tensorflow as tf
+
+    rng = np.random.default_rng(0)
+    array = lambda shape: tf.constant(rng.normal(scale=0.1, size=shape), tf.float32)
+    left = [array(product.shapes[0]) for product in products]
+    right = {shape: array(shape) for shape in {product.shapes[1] for product in products}}
+
+    outputs = [tf.zeros([product.m, product.n]) for product in products]
+
+    @tf.function(jit_compile=True, autograph=False)
+    def run(left, outputs, right):
+        def body(i, left, outputs):
+            left = [
+                tf.tensor_scatter_nd_update(a, [[0, 0]], [1e-3 * output[0, 0]])
+                for a, output in zip(left, outputs, strict=True)
+            ]
+            outputs = [
+                tf.matmul(a, right[p.shapes[1]], p.transpose_a, p.transpose_b)
+                for a, p in zip(left, products, strict=True)
+            ]
+            return i + 1, left, outputs
+
+        _, _, outputs = tf.while_loop(lambda i, *_: i < times, body, (0, left, outputs))
+        return tf.add_n([output[0, 0] for output in outputs])
+
+    return lambda: run(left, outputs, right).numpy()
+
+
+class Bench:
+    """A run's trainer in a folder that is thrown away, and the programs it consists of."""
+
+    def __init__(self, dataset, /, **settings):
+        from arm_tf import training
+
+        self.folder = tempfile.TemporaryDirectory()
+        self.config = config.Config(**{**settings, "logdir": self.folder.name, "name": "run"})
+        run = run_folder.RunFolder(self.config)
+        run.start(self.config, dataset)
+        self.trainer = training.Trainer(self.config, dataset, run)
+        self.steps = self.config.steps_per_loop
+        self.trainer.run_steps()  # compiles
+
+    def products(self):
+        """The matrix products of a step; a list of `Product`."""
+        program = self.trainer.take_steps.experimental_get_compiler_ir(*self.trainer.arguments(1))
+        return [p for p in products_of(program(stage="optimized_hlo")) if p.in_loop]
+
+    def optimizer_steps(self):
+        """A function that takes as many steps of the optimisers alone as a loop does."""
+        import tensorflow as tf
+
+        groups = {part: self.trainer.groups[part] for part in self.trainer.optimizers}
+        grads = {part: [tf.fill(v.shape, 1e-3) for v in group] for part, group in groups.items()}
+
+        @tf.function(jit_compile=True, autograph=False)
+        def run(grads):
+            def body(i):
+                for part, optimizer in self.trainer.optimizers.items():
+                    optimizer.apply([g + 0.0 for g in grads[part]], groups[part])
+                return (i + 1,)
+
+            return tf.while_loop(lambda i: i < self.steps, body, (0,))
+
+        return lambda: run(grads)
+
+    def close(self):
+        self.trainer.folder.close()
+        self.folder.cleanup()
+
+
+def measure_steps(dataset, rounds):
+    """Training steps of the three models of the paper, by model; a dict for each."""
+    from arm_tf import plain_reference
+
+    results = {}
+    for name, settings in _MODELS.items():
+        bench = Bench(dataset, **settings)
+        size = bench.config.batch_size
+        feed = iter(plain_reference.batches(dataset.train, size))
+
+        def plain(jit, settings=settings, feed=feed):
+            layers, network = settings.get("layers", 1), settings.get("network", "linear")
+            step = plain_reference.make_step(layers, network, jit=jit)[0]
+            return lambda: [step(next(feed)) for _ in range(_PLAIN_STEPS)][-1].numpy()
+
+        products = bench.products()
+        nothing = bench.trainer.arguments(0)
+        functions = {
+            "loop": (bench.trainer.run_steps, bench.steps),
+            "products": (products_alone(products, bench.steps), bench.steps),
+            "plain": (plain(False), _PLAIN_STEPS),
+            "plain, compiled": (plain(True), _PLAIN_STEPS),
+            "noise": (lambda bench=bench: [u.numpy() for u in bench.trainer.noise()], bench.steps),
+            "optimiser": (bench.optimizer_steps(), bench.steps),
+            "boundary": (lambda n=nothing, b=bench: b.trainer.take_steps(*n)[0].numpy(),
+                         bench.steps),
+        }  # fmt: skip
+        seconds = measure(functions, rounds)
+        best_plain = min((seconds["plain"], seconds["plain, compiled"]), key=np.median)
+        microseconds = {part: 1e6 * float(np.median(s)) for part, s in seconds.items()}
+        named = ("products", "noise", "optimiser", "boundary")
+        rest = microseconds["loop"] - sum(microseconds[part] for part in named)
+        results[name] = {
+            "steps_per_second": spread(1 / seconds["loop"]),
+            "plain_steps_per_second": spread(1 / best_plain),
+            "speed_over_plain": ratio(best_plain, seconds["loop"]),
+            "time_over_products": ratio(seconds["loop"], seconds["products"]),
+            "gigaflops_of_products": 2e-9
+            * sum(p.m * p.k * p.n for p in products)
+            / float(np.median(seconds["products"])),
+            "microseconds": {**microseconds, "elementwise and rest": rest},
+        }
+        bench.close()
+        result = results[name]
+        print(
+            f"{name:11} {result['steps_per_second']['median']:6.0f} steps/s, "
+            f"{_text(result['speed_over_plain'])} x plain "
+            f"({result['plain_steps_per_second']['median']:.0f}), "
+            f"{_text(result['time_over_products'])} x products\n"
+            f"{'':11} µs a step: "
+            + ", ".join(f"{part} {value:.0f}" for part, value in result["microseconds"].items()),
+            flush=True,
+        )
+    return results
+
+
+def measure_evaluation(dataset, rounds):
+    """The test bound of the linear model; a dict."""
+    import tensorflow as tf
+
+    from arm_tf import evaluation, noise, steps
+
+    settings = config.Config(**_MODELS["linear"])
+    model = steps.build_model(settings, dataset)
+    images, samples = _EVALUATED
+    evaluator = evaluation.Evaluator(model, dataset.test[:images], samples, noise.key(0, "test"))
+    shape = [evaluator.samples, model.num_layers, evaluator.rows, model.units]
+    piece = (dataset.test[: evaluator.rows], tf.zeros(shape), tf.constant(evaluator.samples))
+    program = evaluator.piece.experimental_get_compiler_ir(*piece)(stage="optimized_hlo")
+    found = products_of(program)
+    loop = products_alone([p for p in found if p.in_loop], evaluator.samples)
+    once = products_alone([p for p in found if not p.in_loop], 1)
+    pieces = images * samples // (evaluator.rows * evaluator.samples)
+
+    def products():
+        with concurrent.futures.ThreadPoolExecutor(evaluator.threads) as pool:
+            list(pool.map(lambda _: (loop(), once()), range(pieces)))
+
+    seconds = measure({"bound": (evaluator, 1), "products": (products, 1)}, max(3, rounds // 3))
+    result = {
+        "images": images,
+        "samples": samples,
+        "seconds": spread(seconds["bound"]),
+        "time_over_products": ratio(seconds["bound"], seconds["products"]),
+    }
+    print(
+        f"test bound, {images:,} images, {samples:,} samples: {_text(result['seconds'])} s, "
+        f"{_text(result['time_over_products'])} x products",
+        flush=True,
+    )
+    return result
+
+
+def _run_alone(arguments):
+    """Runs a Python process to its end; its peak memory in MiB.
+
+    Raises:
+      RunError: it failed.
+    """
+    peak = 0
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen([sys.executable, *arguments], stdout=output, stderr=output)
+        while process.poll() is None:
+            status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
+            peak = max([peak, *map(int, re.findall(r"VmHWM:\s+(\d+) kB", status))])
+            time.sleep(0.02)
+        output.seek(0)
+        if process.returncode:
+            last = output.read().splitlines()[-1:]
+            raise run_folder.RunError(f"{' '.join(arguments)} failed: {' '.join(last)}")
+    return peak / 1024
+
+
+def measure_process(rounds):
+    """Memory of a default run above TensorFlow's, and the time up to its first steps; a dict."""
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+    waits, peaks, imports = [], [], []
+    for _ in range(max(2, rounds // 5)):
+        imports.append(_run_alone(["-c", "import tensorflow"]))
+        with tempfile.TemporaryDirectory() as folder:
+            begin = time.time()
+            run = ["-m", "arm_tf.train", "--max_steps=420", "--test_samples=100", "--name=run"]
+            peaks.append(_run_alone([*run, f"--logdir={folder}"]))
+            (events,) = pathlib.Path(folder, "run", "train").glob("events*")
+            scalars = [e for e in EventFileLoader(str(events)).Load() if e.step]
+            waits.append(scalars[0].wall_time - begin)
+    result = {
+        "mebibytes_above_import": spread(np.array(peaks) - np.array(imports)),
+        "mebibytes_of_import": spread(imports),
+        "seconds_to_first_steps": spread(waits),
+    }
+    print(
+        f"process: {_text(result['mebibytes_above_import'], 0)} MiB above import tensorflow, "
+        f"{_text(result['seconds_to_first_steps'], 1)} s to the end of the first loop of steps",
+        flush=True,
+    )
+    return result
+
+
+def measure_trials():
+    """Steps a second of several trials, as many at once as there are cores, and of one; a dict."""
+    settings = config.Config(max_steps=_TRIAL_STEPS, eval_every=1000, test_samples=1, name="run")
+
+    def rates(number):
+        with tempfile.TemporaryDirectory() as folder:
+            lines = dataclasses.replace(settings, logdir=folder).flag_file().splitlines()
+            _run_alone(["-m", "arm_tf.train", *lines, f"--trials={number}"])
+            results = pathlib.Path(folder).rglob("result.json")
+            return [run_folder.read_json(path)["steps_per_second"] for path in results]
+
+    alone = rates(1) + rates(1)
+    together = rates(_TRIALS)
+    at_once = trials.concurrency(_TRIALS)
+    result = {
+        "trials": _TRIALS,
+        "at_once": at_once,
+        "steps_per_second_alone": alone,
+        "steps_per_second_together": together,
+        "throughput_over_one": at_once * float(np.mean(together) / np.mean(alone)),
+    }
+    print(
+        f"{_TRIALS} trials, {at_once} at once: {at_once * np.mean(together):.0f} steps/s added up, "
+        f"one alone on all cores {np.mean(alone):.0f}, ratio {result['throughput_over_one']:.2f}",
+        flush=True,
+    )
+    return result
+
+
+def measure_sweep(dataset, rounds):
+    """Milliseconds a step as one setting of the linear model after the other grows; a dict."""
+    results = {}
+    for setting, values in _SWEEPS.items():
+        results[setting] = []
+        for value in values:
+            bench = Bench(dataset, **{**_MODELS["linear"], setting: value, "steps_per_loop": 20})
+            seconds = measure({"loop": (bench.trainer.run_steps, 20)}, rounds)["loop"]
+            bench.close()
+            number = len(value) if isinstance(value, tuple) else value
+            results[setting].append({"value": number, "milliseconds": spread(1e3 * seconds)})
+        grown = ", ".join(
+            f"{r['value']}: {r['milliseconds']['median']:.2f}" for r in results[setting]
+        )
+        print(f"ms a step by {setting}: {grown}", flush=True)
+    return results
+
+
+def _text(values, digits=2):
+    low, high = (f"{values[key]:.{digits}f}" for key in ("low", "high"))
+    return f"{values['median']:.{digits}f} ({low}–{high})"
+
+
+def main():
+    values = flags.FLAGS
+    unknown = set(values.parts) - set(PARTS)
+    if unknown or values.rounds < 2:
+        raise config.ConfigError(
+            f"--parts takes any of {', '.join(PARTS)} and --rounds at least 2, received "
+            f"{','.join(values.parts)} and {values.rounds}."
+        )
+    out = run_folder.make_folder(values.out)
+    if os.getloadavg()[0] > 0.5:
+        print(
+            f"Other work is running (load {os.getloadavg()[0]:.1f}): ratios may do, rates do not."
+        )
+    cli.load_tensorflow()
+    import tensorflow as tf
+
+    from arm_tf import plots
+
+    dataset = random_images()
+    results = {
+        "cores": len(os.sched_getaffinity(0)),
+        "processor": platform.processor() or platform.machine(),
+        "devices": [device.name for device in tf.config.list_physical_devices()],
+        "tensorflow": tf.__version__,
+        "rounds": values.rounds,
+    }
+    measurements = {
+        "steps": lambda: measure_steps(dataset, values.rounds),
+        "evaluation": lambda: measure_evaluation(dataset, values.rounds),
+        "process": lambda: measure_process(values.rounds),
+        "trials": measure_trials,
+        "sweep": lambda: measure_sweep(dataset, values.rounds),
+    }
+    for part in PARTS:
+        if part in values.parts:
+            results[part] = measurements[part]()
+            run_folder.write_json(out / "benchmark.json", results)
+    plots.save_benchmark(out / "benchmark.png", results)
+    print(f"Written to {out / 'benchmark.json'} and {out / 'benchmark.png'}.")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_list("parts", list(PARTS), "What to measure, with commas.")
+    flags.DEFINE_integer("rounds", 15, "Rounds of measurements.")
+    flags.DEFINE_string("out", "runs/benchmark", "Folder for the files.")
+    cli.run(main)

@@ -1,0 +1,82 @@
+"""The benchmark: its plain reference is the same mathematics, and it finds a step's products."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from arm_tf import benchmark, data, models, plain_reference
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("layers, network", [(1, "linear"), (1, "nonlinear"), (2, "linear")])
+def test_plain_reference_has_the_models_elbo_and_learns(layers, network):
+    step, elbo, (encoder, decoder) = plain_reference.make_step(
+        layers, network, units=5, pixels=9, learning_rate=0.01
+    )
+    model = models.BinaryVAE(9, layers, network, units=5)
+    for ours, plain in zip([*model.encoder, *model.decoder], [*encoder, *decoder], strict=True):
+        ours.set_weights(plain.get_weights())
+    x = tf.constant(np.tile(RNG.integers(0, 2, (1, 9)), (20, 1)), tf.float32)
+    codes = [tf.constant(RNG.integers(0, 2, (20, 5)), tf.float32) for _ in range(layers)]
+    logits = [m(b) for m, b in zip(model.encoder_maps, [x, *codes], strict=False)]
+    expected = model.log_weight(x, [b[tf.newaxis] for b in codes], [p[tf.newaxis] for p in logits])
+    np.testing.assert_allclose(elbo(x, codes), expected[0], rtol=1e-5)
+    losses = [float(step(x)) for _ in range(200)]
+    assert np.mean(losses[-20:]) < np.mean(losses[:20]) - 3
+
+
+def test_batches_are_shuffled_images():
+    images = RNG.integers(0, 2, (40, 6)).astype(np.uint8)
+    feed = iter(plain_reference.batches(images, 20))
+    epoch = np.concatenate([next(feed).numpy(), next(feed).numpy()])
+    assert epoch.dtype == np.float32 and (epoch != images).any()
+    np.testing.assert_array_equal(np.sort(epoch, axis=0), np.sort(images, axis=0))
+
+
+def test_products_of_a_training_step_are_found_and_taken():
+    images = RNG.integers(0, 2, (100, 784)).astype(np.uint8)
+    dataset = data.Dataset("glyphs", images, images, images, False, None, "")
+    bench = benchmark.Bench(dataset, units=24, batch_size=20, steps_per_loop=2)
+    products = bench.products()
+    bench.close()
+    pixels, units, batch = 784, 24, 20
+    assert sorted((p.m, p.k, p.n) for p in products) == sorted(
+        [
+            (batch, pixels, units),  # encoder
+            (2 * batch, units, pixels),  # decoder of the pair
+            (batch, units, pixels),  # decoder of the independent sample
+            (pixels, batch, units),  # gradient of the encoder
+            (units, batch, pixels),  # gradient of the decoder
+        ]
+    )
+    assert np.isfinite(benchmark.products_alone(products, 3)())
+
+
+def test_products_in_a_loop_are_told_from_those_outside():
+    @tf.function(jit_compile=True, autograph=False)
+    def program(a, b):
+        first = tf.matmul(a, b, transpose_a=True)
+        body = lambda i, c: (i + 1, tf.matmul(c, c, transpose_b=True))
+        return tf.while_loop(lambda i, c: i < 3, body, (0, first))[1]
+
+    arguments = tf.ones([70, 60]), tf.ones([70, 60])
+    text = program.experimental_get_compiler_ir(*arguments)(stage="optimized_hlo")
+    outside, inside = sorted(benchmark.products_of(text), key=lambda p: p.in_loop)
+    assert (outside.m, outside.k, outside.n, outside.in_loop) == (60, 70, 60, False)
+    assert (inside.m, inside.k, inside.n, inside.in_loop) == (60, 60, 60, True)
+    assert outside.shapes == ((70, 60), (70, 60)) and inside.shapes == ((60, 60), (60, 60))
+
+
+def test_unknown_parts_are_one_line():
+    process = subprocess.run(
+        [sys.executable, "-m", "arm_tf.benchmark", "--parts=steps,speed"],
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 2
+    (line,) = process.stderr.splitlines()
+    assert line.startswith("Error: --parts takes any of steps, evaluation")
