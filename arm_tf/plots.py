@@ -128,7 +128,7 @@ def toy_traces(traces):
     names = list(dict.fromkeys(name for name, _ in traces))
     p0s = list(dict.fromkeys(p0 for _, p0 in traces))
     with matplotlib.rc_context({"axes.spines.top": False, "axes.spines.right": False}):
-        size = (1.6 + 2.7 * len(p0s), 0.9 + 1.9 * (len(names) + 1))
+        size = (2.8 + 2.6 * len(p0s), 0.6 + 1.8 * (len(names) + 1))
         figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
         panels = figure.subplots(len(names) + 1, len(p0s), sharex=True, squeeze=False)
         for column, p0 in zip(panels.T, p0s, strict=True):
@@ -138,22 +138,20 @@ def toy_traces(traces):
                 trace = traces[name, p0]
                 axes.plot(trace["estimate"], ".", color=color, markersize=1.5)
                 axes.plot(trace["true_gradient"], color="black", linewidth=1.5)
-                axes.ticklabel_format(axis="y", scilimits=(-2, 2), useMathText=True)
+                axes.ticklabel_format(axis="y", scilimits=(-3, 3), useMathText=True)
                 column[-1].plot(trace["probability"], color=color, linestyle=dashes)
             column[-1].set(xlabel="iteration", ylim=(-0.03, 1.03))
         for axes, name in zip(panels[:, 0], names, strict=False):
             axes.set_ylabel(f"gradient in φ,\n{_estimator_label(name)}")
         panels[-1, 0].set_ylabel("probability σ(φ)")
-        handles = [
-            Line2D([], [], color="black", linewidth=1.5, label="true gradient at the same φ")
-        ]
+        handles = [Line2D([], [], color="black", linewidth=1.5, label="true gradient")]
         for name in names:
             color, dashes = estimator_style(name)
             dots = {"linestyle": "", "marker": ".", "color": color}
             handles.append(Line2D([], [], **dots, label=f"{name}, estimate"))
             line = {"linestyle": dashes, "color": color}
             handles.append(Line2D([], [], **line, label=f"{name}, probability"))
-        figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False)
+        figure.legend(handles=handles, loc="outside right upper", frameon=False)
         figure.align_ylabels(panels[:, 0])
     return figure
 
@@ -169,7 +167,8 @@ def toy_losses(losses, p0):
       matplotlib Figure.
     """
     with matplotlib.rc_context({"axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure(figsize=(7, 4), dpi=_DPI, layout="constrained")
+        size = (7.5, max(4.0, 0.8 + 0.21 * len(losses)))
+        figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
         axes = figure.add_subplot()
         for name, values in losses.items():
             color, dashes = estimator_style(name)
@@ -196,7 +195,7 @@ def toy_gradients(gradients, true_gradient, p0):
     names = list(dict.fromkeys(name for name, _ in gradients))
     counts = list(dict.fromkeys(count for _, count in gradients))
     with matplotlib.rc_context({"axes.spines.top": False, "axes.spines.right": False}):
-        size = (1.2 + 2.9 * len(counts), 1.1 + 2.1 * len(names))
+        size = (2.6 + 2.8 * len(counts), 0.8 + 2.0 * len(names))
         figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
         panels = figure.subplots(len(names), len(counts), sharex=True, sharey="row", squeeze=False)
         for row, name in zip(panels, names, strict=True):
@@ -206,16 +205,14 @@ def toy_gradients(gradients, true_gradient, p0):
                 axes.plot(true_gradient, color="black", linewidth=1.5, zorder=3)
                 axes.plot(gradients[name, count], ".", color=color, markersize=1.5, label=label)
             row[0].set_ylabel(f"gradient in φ,\n{_estimator_label(name)}")
-            row[0].ticklabel_format(axis="y", scilimits=(-2, 2), useMathText=True)
+            row[0].ticklabel_format(axis="y", scilimits=(-3, 3), useMathText=True)
         for axes, count in zip(panels[0], counts, strict=True):
             axes.set_title(f"{count} samples" if count > 1 else "1 sample")
         for axes in panels[-1]:
             axes.set_xlabel("iteration")
         panels[0, 0].lines[0].set_label("true gradient")
         figure.suptitle(f"$p_0$ = {p0}")
-        figure.legend(
-            loc="outside lower center", ncols=len(names) + 1, frameon=False, markerscale=6
-        )
+        figure.legend(loc="outside right upper", frameon=False, markerscale=6)
     return figure
 
 

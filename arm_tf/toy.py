@@ -2,9 +2,9 @@
 
 Maximises E[(z - p0)^2], z ~ Bernoulli(sigmoid(phi)), by gradient ascent from phi = 0, for several
 p0 and estimators, each with its own number of samples an iteration: one, unless it compares them
-with one another. Writes traces.csv, toy.json, and three figures: traces.png with gradients and
-probabilities for REINFORCE and ARM (or, without these, all that are named), losses.png with all,
-and gradients.png with estimates of several samples.
+with one another. Writes traces.csv, toy.json, and three figures: losses.png with all estimators,
+and with REINFORCE and ARM (or, where neither is named, the first four) traces.png with gradients
+and probabilities, and gradients.png with estimates of several samples.
 """
 
 import importlib.metadata
@@ -74,7 +74,7 @@ def main():
         raise ConfigError("--estimators must name at least one estimator.")
     for name in names:
         check_estimator(name)
-    shown = [name for name in ("reinforce", "arm") if name in names] or names
+    shown = [name for name in ("reinforce", "arm") if name in names] or names[:4]
     for name in shown:
         for num_samples in sample_counts:
             check_estimator(name, num_samples)
