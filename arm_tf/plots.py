@@ -3,6 +3,7 @@
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter
 from PIL import Image
 
@@ -14,6 +15,35 @@ _LABELS = {
     "test_neg_elbo": ("test, −ELBO", "#009E73", "-"),
     "valid_nll": ("validation, bound on −log p(x)", "#E69F00", "--"),
 }
+
+_SOLID, _DASHED, _DASH_DOT, _DOTTED = "-", (0, (5, 2)), (0, (5, 1.5, 1, 1.5)), (0, (1, 1.5))
+_LONG_SHORT = (0, (8, 1.5, 2.5, 1.5))
+_DASHES = (_SOLID, _DASHED, _DASH_DOT, _DOTTED, _LONG_SHORT)
+# Colours that are told apart in all common kinds of colour vision (Okabe & Ito 2008), one a kin.
+_KIN = {
+    "#D55E00": ("arm", "disarm", "arms", "arms_gaussian"),
+    "#000000": ("legrad", "exact", "ram"),
+    "#0072B2": ("reinforce", "reinforce_baseline", "nvil", "ar"),
+    "#CC79A7": ("relax", "loo", "double_cv", "rodeo"),
+    "#009E73": ("rebar", "muprop", "darn"),
+    "#E69F00": ("concrete", "st", "st_annealed", "st_gumbel"),
+    "#56B4E9": ("vimco", "ovis", "rws", "wake_sleep", "disarm_local"),
+}
+_STYLES = {
+    name: (color, dashes)
+    for color, names in _KIN.items()
+    for name, dashes in zip(names, _DASHES, strict=False)
+}
+_DPI = 120
+
+
+def estimator_style(name):
+    """Colour and line style of an estimator of the table, the same in every figure.
+
+    Returns:
+      Two values for the `color` and `linestyle` of matplotlib.
+    """
+    return _STYLES[name]
 
 
 def grid(images, *others, side=28):
@@ -77,6 +107,113 @@ def save_curves(path, metrics, title):
         axes.grid(alpha=0.3)
         figure.legend(loc="outside right upper", frameon=False)
         figure.savefig(path, dpi=120)
+
+
+def _estimator_label(name):
+    return "true gradient" if name == "exact" else name
+
+
+def toy_traces(traces):
+    """Figure of the toy's gradients and probabilities: a column for each p0.
+
+    A row for each estimator, with its estimates and the true gradient at the same phi, each on its
+    own scale; below, the probabilities of all.
+
+    Args:
+      traces: dict from (estimator, p0) to what `arm_tf.univariate` returns.
+
+    Returns:
+      matplotlib Figure.
+    """
+    names = list(dict.fromkeys(name for name, _ in traces))
+    p0s = list(dict.fromkeys(p0 for _, p0 in traces))
+    with matplotlib.rc_context({"axes.spines.top": False, "axes.spines.right": False}):
+        size = (2.8 + 2.6 * len(p0s), 0.6 + 1.8 * (len(names) + 1))
+        figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
+        panels = figure.subplots(len(names) + 1, len(p0s), sharex=True, squeeze=False)
+        for column, p0 in zip(panels.T, p0s, strict=True):
+            column[0].set_title(f"$p_0$ = {p0}")
+            for axes, name in zip(column, names, strict=False):
+                color, dashes = estimator_style(name)
+                trace = traces[name, p0]
+                axes.plot(trace["estimate"], ".", color=color, markersize=1.5)
+                axes.plot(trace["true_gradient"], color="black", linewidth=1.5)
+                axes.ticklabel_format(axis="y", scilimits=(-3, 3), useMathText=True)
+                column[-1].plot(trace["probability"], color=color, linestyle=dashes)
+            column[-1].set(xlabel="iteration", ylim=(-0.03, 1.03))
+        for axes, name in zip(panels[:, 0], names, strict=False):
+            axes.set_ylabel(f"gradient in φ,\n{_estimator_label(name)}")
+        panels[-1, 0].set_ylabel("probability σ(φ)")
+        handles = [Line2D([], [], color="black", linewidth=1.5, label="true gradient")]
+        for name in names:
+            color, dashes = estimator_style(name)
+            dots = {"linestyle": "", "marker": ".", "color": color}
+            handles.append(Line2D([], [], **dots, label=f"{name}, estimate"))
+            line = {"linestyle": dashes, "color": color}
+            handles.append(Line2D([], [], **line, label=f"{name}, probability"))
+        figure.legend(handles=handles, loc="outside right upper", frameon=False)
+        figure.align_ylabels(panels[:, 0])
+    return figure
+
+
+def toy_losses(losses, p0):
+    """Figure of the toy's loss, the negative objective, against iterations.
+
+    Args:
+      losses: dict from estimator to float [iterations].
+      p0: float.
+
+    Returns:
+      matplotlib Figure.
+    """
+    with matplotlib.rc_context({"axes.spines.top": False, "axes.spines.right": False}):
+        size = (7.5, max(4.0, 0.8 + 0.21 * len(losses)))
+        figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
+        axes = figure.add_subplot()
+        for name, values in losses.items():
+            color, dashes = estimator_style(name)
+            top = {"arm": {"zorder": 3, "lw": 2.5}, "exact": {"zorder": 4}}.get(name, {})
+            axes.plot(values, color=color, linestyle=dashes, label=_estimator_label(name), **top)
+        axes.set(xlabel="iteration", ylabel="loss, −E[($z - p_0$)²]", title=f"$p_0$ = {p0}")
+        axes.ticklabel_format(axis="y", useOffset=False)
+        axes.grid(alpha=0.3)
+        figure.legend(loc="outside right upper", frameon=False)
+    return figure
+
+
+def toy_gradients(gradients, true_gradient, p0):
+    """Figure of gradients estimated with several samples at each iteration, beside the true one.
+
+    Args:
+      gradients: dict from (estimator, number of samples) to float [iterations].
+      true_gradient: float [iterations].
+      p0: float.
+
+    Returns:
+      matplotlib Figure, a row for each estimator and a column for each number.
+    """
+    names = list(dict.fromkeys(name for name, _ in gradients))
+    counts = list(dict.fromkeys(count for _, count in gradients))
+    with matplotlib.rc_context({"axes.spines.top": False, "axes.spines.right": False}):
+        size = (2.6 + 2.8 * len(counts), 0.8 + 2.0 * len(names))
+        figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
+        panels = figure.subplots(len(names), len(counts), sharex=True, sharey="row", squeeze=False)
+        for row, name in zip(panels, names, strict=True):
+            for axes, count in zip(row, counts, strict=True):
+                color, _ = estimator_style(name)
+                label = f"{name}, estimate" if count == counts[0] else None
+                axes.plot(true_gradient, color="black", linewidth=1.5, zorder=3)
+                axes.plot(gradients[name, count], ".", color=color, markersize=1.5, label=label)
+            row[0].set_ylabel(f"gradient in φ,\n{_estimator_label(name)}")
+            row[0].ticklabel_format(axis="y", scilimits=(-3, 3), useMathText=True)
+        for axes, count in zip(panels[0], counts, strict=True):
+            axes.set_title(f"{count} samples" if count > 1 else "1 sample")
+        for axes in panels[-1]:
+            axes.set_xlabel("iteration")
+        panels[0, 0].lines[0].set_label("true gradient")
+        figure.suptitle(f"$p_0$ = {p0}")
+        figure.legend(loc="outside right upper", frameon=False, markerscale=6)
+    return figure
 
 
 def save_variances(path, rows, title):

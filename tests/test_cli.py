@@ -40,7 +40,8 @@ def test_help_lists_the_flags(module):
 
 
 def test_nothing_imports_tensorflow_before_flags_are_parsed():
-    code = "import sys, arm_tf.train, arm_tf.evaluate, arm_tf.paper; print(*sys.modules)"
+    programs = "arm_tf.train, arm_tf.evaluate, arm_tf.paper, arm_tf.toy"
+    code = f"import sys, {programs}; print(*sys.modules)"
     loaded = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.split()
