@@ -426,7 +426,7 @@ def main():
         if part in values.parts:
             results[part] = measurements[part]()
             run_folder.write_json(out / "benchmark.json", results)
-    plots.save_benchmark(out / "benchmark.png", results)
+    plots.benchmark(results).savefig(out / "benchmark.png")
     print(f"Written to {out / 'benchmark.json'} and {out / 'benchmark.png'}.")
 
 

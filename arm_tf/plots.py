@@ -35,6 +35,8 @@ _STYLES = {
     for name, dashes in zip(names, _DASHES, strict=False)
 }
 _DPI = 120
+_STYLE = {"axes.spines.top": False, "axes.spines.right": False}
+_PARTS = {"train": "training", "valid": "validation"}
 
 
 def estimator_style(name):
@@ -74,16 +76,18 @@ def save_grid(path, page):
     Image.fromarray(page).save(path)
 
 
-def save_curves(path, metrics, title):
-    """Plots a run's negative ELBOs and bounds, in nats, against epochs.
+def run_curves(metrics, title):
+    """Figure of a run's negative ELBOs and bounds, in nats, against epochs.
 
     Args:
-      path: of the PNG file.
       metrics: rows of metrics.csv as dicts; needs at least one.
       title: str.
+
+    Returns:
+      matplotlib Figure.
     """
-    with matplotlib.rc_context({"axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure(figsize=(8, 4.5), layout="constrained")
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(8, 4.5), dpi=_DPI, layout="constrained")
         axes = figure.add_subplot()
         epochs = [row["epoch"] for row in metrics]
         curves = {name: look for name, look in _LABELS.items() if name in metrics[0]}
@@ -106,7 +110,54 @@ def save_curves(path, metrics, title):
         axes.set_ylim(min(tail) - 0.05 * span - 0.1, max(tail) + 0.05 * span + 0.1)
         axes.grid(alpha=0.3)
         figure.legend(loc="outside right upper", frameon=False)
-        figure.savefig(path, dpi=120)
+    return figure
+
+
+def elbo_curves(trials, title):
+    """Figure of the negative ELBO in training and validation, against steps and seconds.
+
+    The mean over trials, and a band of one standard deviation where there are several.
+
+    Args:
+      trials: dict from estimator to a list of trials' rows of metrics.csv, of equal lengths.
+      title: str.
+
+    Returns:
+      matplotlib Figure.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(10, 7), dpi=_DPI, layout="constrained")
+        panels = figure.subplots(2, 2, sharex="col", sharey="row")
+        for (part, word), row in zip(_PARTS.items(), panels, strict=True):
+            shown = {
+                name: runs for name, runs in trials.items() if f"{part}_neg_elbo" in runs[0][0]
+            }
+            tops, ends = [], []
+            for name, runs in shown.items():
+                color, dashes = estimator_style(name)
+                values = np.array([[r[f"{part}_neg_elbo"] for r in rows] for rows in runs])
+                mean, deviation = (
+                    values.mean(axis=0),
+                    values.std(axis=0, ddof=min(1, len(runs) - 1)),
+                )
+                for axes, against in zip(row, ("step", "seconds"), strict=True):
+                    x = np.mean([[r[against] for r in rows] for rows in runs], axis=0)
+                    axes.plot(x, mean, color=color, linestyle=dashes, label=name)
+                    axes.fill_between(x, mean - deviation, mean + deviation, color=color, alpha=0.2)
+                tops.append(mean[len(mean) // 20])
+                ends.append(mean.min())
+            if shown:
+                row[0].set_ylim(min(ends) - 1, max(tops) + 1)
+            row[0].set_ylabel(f"{word} −ELBO (nats)")
+            for axes in row:
+                axes.grid(alpha=0.3)
+        panels[1, 0].set_xlabel("steps")
+        panels[1, 1].set_xlabel("seconds, evaluation included")
+        panels[1, 0].ticklabel_format(axis="x", scilimits=(-3, 4), useMathText=True)
+        figure.suptitle(title)
+        handles, labels = panels[1, 0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside right upper", frameon=False)
+    return figure
 
 
 def _estimator_label(name):
@@ -127,7 +178,7 @@ def toy_traces(traces):
     """
     names = list(dict.fromkeys(name for name, _ in traces))
     p0s = list(dict.fromkeys(p0 for _, p0 in traces))
-    with matplotlib.rc_context({"axes.spines.top": False, "axes.spines.right": False}):
+    with matplotlib.rc_context(_STYLE):
         size = (2.8 + 2.6 * len(p0s), 0.6 + 1.8 * (len(names) + 1))
         figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
         panels = figure.subplots(len(names) + 1, len(p0s), sharex=True, squeeze=False)
@@ -166,7 +217,7 @@ def toy_losses(losses, p0):
     Returns:
       matplotlib Figure.
     """
-    with matplotlib.rc_context({"axes.spines.top": False, "axes.spines.right": False}):
+    with matplotlib.rc_context(_STYLE):
         size = (7.5, max(4.0, 0.8 + 0.21 * len(losses)))
         figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
         axes = figure.add_subplot()
@@ -194,7 +245,7 @@ def toy_gradients(gradients, true_gradient, p0):
     """
     names = list(dict.fromkeys(name for name, _ in gradients))
     counts = list(dict.fromkeys(count for _, count in gradients))
-    with matplotlib.rc_context({"axes.spines.top": False, "axes.spines.right": False}):
+    with matplotlib.rc_context(_STYLE):
         size = (2.6 + 2.8 * len(counts), 0.8 + 2.0 * len(names))
         figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
         panels = figure.subplots(len(names), len(counts), sharex=True, sharey="row", squeeze=False)
@@ -216,19 +267,21 @@ def toy_gradients(gradients, true_gradient, p0):
     return figure
 
 
-def save_variances(path, rows, title):
-    """Plots the gradient variances of several estimators, one dot and error bar each.
+def variances(rows, title):
+    """Figure of the gradient variances of several estimators, one dot and error bar each.
 
     A variance of zero, as "exact" has, is outside the logarithmic axes and not drawn.
 
     Args:
-      path: of the PNG file.
       rows: dicts with "estimator", "evaluations", and for each of "logits" and "weights"
         "variance_…" and "variance_stderr_…".
       title: str.
+
+    Returns:
+      matplotlib Figure.
     """
-    with matplotlib.rc_context({"axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure(figsize=(9, 1.6 + 0.3 * len(rows)), layout="constrained")
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(9, 1.6 + 0.3 * len(rows)), dpi=_DPI, layout="constrained")
         panels = figure.subplots(1, 2, sharey=True)
         labels = [f"{row['estimator']} ({row['evaluations']})" for row in rows]
         for axes, where in zip(panels, ("logits", "weights"), strict=True):
@@ -245,19 +298,21 @@ def save_variances(path, rows, title):
         panels[0].invert_yaxis()
         panels[0].set_ylabel("estimator (evaluations of f)")
         figure.suptitle(title)
-        figure.savefig(path, dpi=120)
+    return figure
 
 
-def save_benchmark(path, results):
-    """Plots where a step's time goes, and how it grows with each setting.
+def benchmark(results):
+    """Figure of where a step's time goes, and how it grows with each setting.
 
     Args:
-      path: of the PNG file.
       results: dict that `arm_tf.benchmark` writes, with "steps" or "sweep" or both.
+
+    Returns:
+      matplotlib Figure.
     """
     sweep = results.get("sweep", {})
-    with matplotlib.rc_context({"axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure(figsize=(12, 6.5), layout="constrained")
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(12, 6.5), dpi=_DPI, layout="constrained")
         first, *panels = figure.subplots(2, 3).flat
         parts = ("products", "elementwise and rest", "optimiser", "noise", "boundary")
         colors = ("#0072B2", "#E69F00", "#009E73", "#56B4E9", "#CC79A7")
@@ -290,4 +345,4 @@ def save_benchmark(path, results):
             axes.grid(alpha=0.3)
         if sweep:
             panels[0].legend(frameon=False, loc="lower right")
-        figure.savefig(path, dpi=120)
+    return figure

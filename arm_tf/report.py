@@ -1,17 +1,25 @@
-"""Gathers finished runs into a table: `python -m arm_tf.report runs`.
+"""Gathers finished runs into the paper's tables and figures: `python -m arm_tf.report runs`.
 
-Prints the table and writes it as report.md and report.csv into the folder. Runs that are not
-finished, and files that cannot be read, are named and passed over.
+Prints the tables and writes them as report.md and report.csv into the folder, with a figure of the
+negative ELBO against steps and seconds for each experiment of the paper. Runs of the paper's length
+on the published data stand beside the published figures; all others are in tables of their own.
+Runs that are not finished, and files that cannot be read, are named and passed over.
 """
 
 import csv
-import json
+import dataclasses
+import io
+import math
 import pathlib
+import statistics
 
 from absl import flags
 
-from arm_tf import cli, run_folder
+from arm_tf import cli, config, estimators, paper, run_folder
 
+# Settings in which runs of one experiment may differ from the paper's without a word.
+_INCIDENTAL = {"seed", "logdir", "name", "data_dir", "jit", "steps_per_loop", "epochs", "max_steps"}
+_EVALUATION = {"eval_every", "eval_samples", "test_samples"}
 COLUMNS = {
     "run": "run",
     "test_nll": "test −log p ≤",
@@ -24,33 +32,79 @@ COLUMNS = {
 }
 
 
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+      name: of its folder, below the folder that was searched.
+      config: `arm_tf.config.Config`.
+      result: dict, what result.json holds.
+      metrics: rows of metrics.csv, dicts of floats.
+      gradient_variance: of its own estimator, where `arm_tf.variance` measured it, or None.
+    """
+
+    name: str
+    config: config.Config
+    result: dict
+    metrics: list
+    gradient_variance: float | None
+
+    @property
+    def experiment(self):
+        """Name of the paper's experiment with the same data and network, or None."""
+        same = ("dataset", "model", "network", "layers")
+        for name, settings in paper.SETTINGS.items():
+            other = config.Config(**settings)
+            if all(getattr(other, field) == getattr(self.config, field) for field in same):
+                return name
+        return None
+
+    @property
+    def is_comparable(self):
+        """Whether it is an experiment of the paper, at full length on the published data."""
+        if self.experiment is None or self.result.get("data_published") is not True:
+            return False
+        return self.result["epochs"] == paper.SETTINGS[self.experiment]["epochs"]
+
+    @property
+    def departures(self):
+        """Names of settings that are not the paper's; a tuple."""
+        settings = {"estimator": self.config.estimator, "num_samples": self.config.num_samples}
+        plain = config.Config(**{**paper.SETTINGS[self.experiment], **settings})
+        differing = set(self.config.differences(plain)) - _INCIDENTAL - _EVALUATION
+        return tuple(sorted(differing))
+
+
 def gather(folder):
-    """Rows of finished runs below a folder, and notes on what was passed over.
+    """The finished runs below a folder, and notes on what was passed over.
 
     Args:
       folder: path.
 
     Returns:
-      A list of dicts with the keys of `COLUMNS`, sorted by the test bound, and a list of str.
+      A list of `Run`, sorted by the test bound, and a list of str.
     """
-    rows, notes = [], []
+    runs, notes = [], []
     for config_file in sorted(pathlib.Path(folder).rglob("config.json")):
         path = config_file.parent
         name = str(path.relative_to(folder))
-        if not (path / "result.json").exists():
-            notes.append(f"{name}: not finished")
-            continue
         try:
+            settings = run_folder.read_config(path)
+            metrics = run_folder.read_metrics(path)
+            if not (path / "result.json").exists():
+                epoch = f"{metrics[-1]['epoch']:g}" if metrics else "none"
+                notes.append(f"{name}: not finished (epoch {epoch} of {settings.epochs})")
+                continue
             result = run_folder.read_json(path / "result.json")
-            row = {"run": name, **{key: result[key] for key in COLUMNS if key in result}}
-            missing = set(COLUMNS) - set(row) - {"gradient_variance"}
+            missing = set(COLUMNS) - set(result) - {"run", "gradient_variance"}
             if missing:
                 raise KeyError(f"no {', '.join(sorted(missing))}")
-            row["gradient_variance"] = _own_variance(path, result["estimator"])
-            rows.append(row)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            variance = _own_variance(path, settings.estimator)
+            runs.append(Run(name, settings, result, metrics, variance))
+        except (OSError, ValueError, KeyError, TypeError, run_folder.RunError) as error:
             notes.append(f"{name}: cannot be read ({error})")
-    return sorted(rows, key=lambda row: row["test_nll"]), notes
+    return sorted(runs, key=lambda run: run.result["test_nll"]), notes
 
 
 def _own_variance(path, estimator):
@@ -65,11 +119,97 @@ def _own_variance(path, estimator):
     return None
 
 
-def markdown(rows):
-    """The rows as a Markdown table."""
-    lines = ["| " + " | ".join(COLUMNS.values()) + " |", "|" + "---|" * len(COLUMNS)]
-    for row in rows:
-        lines.append("| " + " | ".join(_text(key, row[key]) for key in COLUMNS) + " |")
+def compared(runs):
+    """Rows of the paper's tables for which there are comparable runs.
+
+    Returns:
+      Dicts with "experiment", "estimator", "published" (a text), "mean" and "deviation" over
+      trials, "difference" from the published figure, "seeds", "samples" and "departures".
+    """
+    groups = {}
+    for run in runs:
+        if run.is_comparable:
+            key = (run.experiment, run.config.estimator, run.config.num_samples, run.departures)
+            groups.setdefault(key, []).append(run)
+    rows = []
+    for (experiment, estimator, num_samples, departures), trials in groups.items():
+        bounds = [run.result["test_nll"] for run in trials]
+        mean = statistics.fmean(bounds)
+        figure = paper.PUBLISHED[experiment].get(estimator)
+        text, value = _published(figure)
+        own = estimators.check(estimator, None)[1]
+        settings = [] if num_samples == own else [f"num_samples={num_samples}"]
+        settings += [f"{name}={getattr(trials[0].config, name)}" for name in departures]
+        rows.append(
+            {
+                "experiment": experiment,
+                "estimator": estimator,
+                "published": text,
+                "mean": mean,
+                "deviation": statistics.stdev(bounds) if len(bounds) > 1 else None,
+                "difference": None if value is None else mean - value,
+                "seeds": " ".join(str(s) for s in sorted(run.config.seed for run in trials)),
+                "samples": " ".join(str(s) for s in {run.result["test_samples"] for run in trials}),
+                "departures": ", ".join(settings),
+            }
+        )
+    order = list(paper.SETTINGS)
+    return sorted(rows, key=lambda row: (order.index(row["experiment"]), row["mean"]))
+
+
+def _published(figure):
+    """A published figure as a text, and its number, None where that is a bound or missing."""
+    if figure is None:
+        return "–", None
+    if isinstance(figure, tuple):
+        return f"{figure[0]} ± {figure[1]}", figure[0]
+    return (figure, None) if isinstance(figure, str) else (str(figure), figure)
+
+
+def markdown(runs):
+    """The tables of a list of `Run` as Markdown."""
+    parts = []
+    rows = compared(runs)
+    if rows:
+        parts.append(
+            "Test −log p(x) in nats, bounds at the epoch of the best validation, ± the standard "
+            "deviation over trials; the paper's figures beside.\n\n"
+            + _table(
+                ["experiment", "estimator", "published", "ours", "difference", "seeds",
+                 "samples of the bound", "settings not the paper's"],
+                [[r["experiment"], r["estimator"], r["published"],
+                  f"{r['mean']:.2f}" + (f" ± {r['deviation']:.2f}" if r["deviation"] else ""),
+                  "–" if r["difference"] is None else f"{r['difference']:+.2f}",
+                  r["seeds"], r["samples"], r["departures"] or "–"] for r in rows],
+            )
+        )  # fmt: skip
+    published = [run for run in runs if run.result.get("data_published") is not False]
+    others = [run for run in published if not run.is_comparable]
+    stand_ins = [run for run in runs if run.result.get("data_published") is False]
+    if others:
+        title = "Other runs: shorter ones, or of no experiment of the paper.\n\n" if rows else ""
+        parts.append(title + _run_table(others))
+    if stand_ins:
+        parts.append(
+            "Runs on data that are not the published files, and compare with nothing published.\n\n"
+            + _run_table(stand_ins)
+        )
+    return "\n".join(parts)
+
+
+def _run_table(runs):
+    rows = [[_text(key, value) for key, value in _row(run).items()] for run in runs]
+    return _table(list(COLUMNS.values()), rows)
+
+
+def _row(run):
+    values = {"run": run.name, "gradient_variance": run.gradient_variance}
+    return {key: values[key] if key in values else run.result[key] for key in COLUMNS}
+
+
+def _table(header, rows):
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join(lines) + "\n"
 
 
@@ -83,18 +223,64 @@ def _text(key, value):
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def table_csv(runs):
+    """All runs as the text of a CSV file, with the experiment and the published figure of each."""
+    file = io.StringIO()
+    extra = ["experiment", "estimator", "seed", "comparable", "published"]
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow([*COLUMNS, *extra])
+    for run in runs:
+        experiment, estimator = run.experiment, run.config.estimator
+        figure = paper.PUBLISHED[experiment].get(estimator) if experiment else None
+        writer.writerow(
+            [*_row(run).values(), experiment or "", estimator, run.config.seed,
+             run.is_comparable, _published(figure)[0]]
+        )  # fmt: skip
+    return file.getvalue()
+
+
+def curves(runs):
+    """Curves of each of the paper's experiments among the runs, for `plots.elbo_curves`.
+
+    Returns:
+      By experiment, and then by estimator, a list of trials' metrics; runs of other lengths than
+      the longest of their experiment are left out.
+    """
+    by_experiment = {}
+    for run in runs:
+        if run.experiment and run.metrics and math.isfinite(run.result["test_nll"]):
+            by_experiment.setdefault(run.experiment, []).append(run)
+    found = {}
+    for experiment, group in by_experiment.items():
+        longest = max(run.result["steps"] for run in group)
+        for run in group:
+            if run.result["steps"] == longest:
+                trials = found.setdefault(experiment, {}).setdefault(run.config.estimator, [])
+                trials.append(run.metrics)
+    return found
+
+
 def main():
     folder = pathlib.Path(flags.FLAGS.folder)
     if not folder.is_dir():
         raise run_folder.RunError(f"{folder} is not a folder.")
-    rows, notes = gather(folder)
-    table = markdown(rows)
-    print(table, end="")
+    runs, notes = gather(folder)
+    text = markdown(runs)
+    print(text, end="")
     for note in notes:
         print(f"Passed over {note}.")
-    run_folder.write_text(folder / "report.md", table)
-    lines = [",".join(COLUMNS)] + [",".join(json.dumps(v) for v in row.values()) for row in rows]
-    run_folder.write_text(folder / "report.csv", "\n".join(lines) + "\n")
+    run_folder.write_text(folder / "report.md", text)
+    run_folder.write_text(folder / "report.csv", table_csv(runs))
+    written = ["report.md", "report.csv"]
+    figures = curves(runs)
+    if figures:
+        from arm_tf import plots
+
+        for experiment, group in figures.items():
+            file = f"curves-{experiment}.png"
+            plots.elbo_curves(group, experiment).savefig(folder / file)
+            written.append(file)
+    print(f"Written to {folder}: {', '.join(written)}.")
 
 
 if __name__ == "__main__":

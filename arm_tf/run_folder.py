@@ -95,14 +95,6 @@ class RunFolder:
         """Writes result.json, which marks the run as finished."""
         write_json(self.path / "result.json", result)
 
-    def read_metrics(self):
-        """Rows of metrics.csv as dicts of floats, [] where there is none yet."""
-        path = self.path / "metrics.csv"
-        if not path.exists():
-            return []
-        with open(path, newline="", encoding="utf-8") as file:
-            return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
-
     def write_metrics(self, rows):
         """Replaces metrics.csv by `rows`, dicts with the same keys."""
         lines = [",".join(rows[0])] if rows else []
@@ -140,6 +132,15 @@ def read_config(path):
         return config_lib.Config.from_dict(read_json(file)["config"])
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(f"Cannot read {file}: {error}") from None
+
+
+def read_metrics(path):
+    """Rows of a run's metrics.csv as dicts of floats, [] where there is none yet."""
+    file = pathlib.Path(path) / "metrics.csv"
+    if not file.exists():
+        return []
+    with open(file, newline="", encoding="utf-8") as lines:
+        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(lines)]
 
 
 def check_data(path, dataset):

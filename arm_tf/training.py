@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 import tqdm
 
-from arm_tf import diagnostics, evaluation, noise, plots, steps
+from arm_tf import diagnostics, evaluation, noise, plots, run_folder, steps
 from arm_tf.run_folder import RunError
 
 _IMAGES_SHOWN = 64
@@ -133,7 +133,8 @@ class Trainer:
         if self.latest.latest_checkpoint:
             steps.restore(state, self.latest.latest_checkpoint)
         self.begun = time.monotonic() - float(self.position["seconds"])
-        self.metrics = [row for row in folder.read_metrics() if row["step"] <= self.step]
+        metrics = run_folder.read_metrics(folder.path)
+        self.metrics = [row for row in metrics if row["step"] <= self.step]
         self.writers = {
             split: tf.summary.create_file_writer(str(folder.path / split))
             for split in ("train", "valid", "test")
@@ -293,7 +294,8 @@ class Trainer:
         for name, page in self.pictures().items():
             plots.save_grid(self.folder.path / f"{name}.png", page)
         if self.metrics:
-            plots.save_curves(self.folder.path / "curves.png", self.metrics, self.config.name)
+            figure = plots.run_curves(self.metrics, self.config.name)
+            figure.savefig(self.folder.path / "curves.png")
 
     def finish(self, progress):
         """Measures the weights of the best validation on the test set and writes result.json.

@@ -84,7 +84,7 @@ def main():
     lines = [",".join(header)]
     lines += [",".join(f"{row[key]}" for key in header) for row in rows]
     run_folder.write_text(out / "variance.csv", "\n".join(lines) + "\n")
-    plots.save_variances(out / "variance.png", rows, config.name)
+    plots.variances(rows, config.name).savefig(out / "variance.png")
     print(f"Written to {out / 'variance.csv'} and {out / 'variance.png'}.")
 
 

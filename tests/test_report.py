@@ -1,34 +1,108 @@
-"""The table of finished runs."""
+"""The tables and curves of finished runs."""
 
+import csv
+import dataclasses
+import io
 import json
 
-from arm_tf import report
+import pytest
+
+from arm_tf import paper, plots, report
+from arm_tf.config import Config
 
 RESULT = {
-    "estimator": "arm", "test_nll": 107.2, "test_neg_elbo": 112.0, "best_epoch": 9.0,
-    "epochs": 10.0, "steps_per_second": 512.3, "evaluations_per_step": 3,
+    "test_nll": 107.25, "test_neg_elbo": 112.0, "best_epoch": 9.0, "epochs": 1200.0,
+    "steps_per_second": 512.3, "evaluations_per_step": 3, "steps": 1_200_000,
+    "test_samples": 1000, "data_published": True,
 }  # fmt: skip
+LINEAR = paper.SETTINGS["mnist_static-linear"]
+SHORT = {**LINEAR, "epochs": 10}
 
 
-def write_run(path, result):
+def write_run(path, settings, result=None, metrics=""):
     path.mkdir(parents=True)
-    (path / "config.json").write_text("{}")
+    config = dataclasses.asdict(Config(**settings))
+    (path / "config.json").write_text(json.dumps({"config": config}))
     if result is not None:
-        (path / "result.json").write_text(result)
+        (path / "result.json").write_text(json.dumps({**RESULT, **result}))
+    (path / "metrics.csv").write_text(metrics)
 
 
-def test_runs_are_sorted_and_broken_ones_named(tmp_path):
-    write_run(tmp_path / "a", json.dumps({**RESULT, "test_nll": 108.0}))
-    write_run(tmp_path / "deep" / "b", json.dumps(RESULT))
-    write_run(tmp_path / "unfinished", None)
-    write_run(tmp_path / "broken", "{")
-    write_run(tmp_path / "foreign", '{"estimator": "arm"}')
+def test_runs_are_sorted_and_what_is_broken_unfinished_or_foreign_is_named(tmp_path):
+    write_run(tmp_path / "a", SHORT, {"test_nll": 108.0, "epochs": 10.0})
+    write_run(tmp_path / "deep" / "b", SHORT, {"epochs": 10.0})
+    write_run(tmp_path / "unfinished", SHORT, metrics="step,epoch\n5000,5\n")
+    write_run(tmp_path / "broken", SHORT, {})
+    (tmp_path / "broken" / "result.json").write_text("{")
+    write_run(tmp_path / "lacking", SHORT, {})
+    (tmp_path / "lacking" / "result.json").write_text('{"test_nll": 1.0}')
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "config.json").write_text('{"colour": "red"}')
+    (tmp_path / "binary").mkdir()
+    (tmp_path / "binary" / "config.json").write_bytes(b"\xff\x00\x81")
     header = "estimator,variance_weights\n"
     (tmp_path / "a" / "variance.csv").write_text(header + "loo,1.0\narm,0.00125\n")
-    rows, notes = report.gather(tmp_path)
-    assert [row["run"] for row in rows] == ["deep/b", "a"]
-    assert [row["gradient_variance"] for row in rows] == [None, 0.00125]
-    assert [note.split(":")[0] for note in notes] == ["broken", "foreign", "unfinished"]
-    lines = report.markdown(rows).splitlines()
-    assert lines[2] == "| deep/b | 107.20 | 112.00 | 9 | 10 | 512.3 | 3 | – |"
+    runs, notes = report.gather(tmp_path)
+    assert [run.name for run in runs] == ["deep/b", "a"]
+    assert [run.gradient_variance for run in runs] == [None, 0.00125]
+    assert [note.split(":")[0] for note in notes] == [
+        "binary", "broken", "foreign", "lacking", "unfinished",
+    ]  # fmt: skip
+    assert notes[-1].endswith("not finished (epoch 5 of 10)")
+    lines = report.markdown(runs).splitlines()
+    assert lines[2] == "| deep/b | 107.25 | 112.00 | 9 | 10 | 512.3 | 3 | – |"
     assert lines[3].endswith("| 1.25e-03 |")
+
+
+def test_full_runs_on_published_data_stand_beside_the_published_figures(tmp_path):
+    for seed, bound in [(0, 107.0), (1, 107.4)]:
+        write_run(tmp_path / f"arm{seed}", {**LINEAR, "seed": seed}, {"test_nll": bound})
+    write_run(tmp_path / "legrad", {**LINEAR, "estimator": "legrad"}, {"test_nll": 117.0})
+    faster = {**LINEAR, "learning_rate": 5e-4, "eval_every": 20}
+    write_run(tmp_path / "faster", faster, {"test_nll": 106.0})
+    write_run(tmp_path / "short", SHORT, {"epochs": 10.0, "test_nll": 120.0})
+    omniglot = paper.SETTINGS["omniglot-linear"]
+    write_run(tmp_path / "stand_in", omniglot, {"data_published": False, "test_nll": 110.0})
+    write_run(tmp_path / "glyphs", {"epochs": 1200}, {"data_published": None, "test_nll": 90.0})
+    runs, _ = report.gather(tmp_path)
+
+    faster, arm, legrad = report.compared(runs)
+    assert (arm["published"], arm["mean"], arm["seeds"]) == ("107.2 ± 0.1", 107.2, "0 1")
+    assert arm["deviation"] == pytest.approx(0.4 / 2**0.5)
+    assert arm["difference"] == pytest.approx(0) and arm["departures"] == ""
+    assert (legrad["published"], legrad["difference"]) == ("≤ 117.5", None)
+    assert faster["departures"] == "learning_rate=0.0005"
+
+    text = report.markdown(runs)
+    beside, others, stand_ins = text.split("\n\n| ")[1:]
+    assert "| arm | 107.2 ± 0.1 | 107.20 ± 0.28 | +0.00 | 0 1 | 1000 | – |" in beside
+    assert "short" in others and "glyphs" in others and "stand_in" not in beside + others
+    assert "stand_in" in stand_ins
+
+    rows = {row["run"]: row for row in csv.DictReader(io.StringIO(report.table_csv(runs)))}
+    assert len(rows) == 7
+    assert (rows["arm0"]["comparable"], rows["short"]["comparable"]) == ("True", "False")
+
+
+def test_curves_take_the_longest_runs_of_each_experiment(tmp_path):
+    metrics = "step,seconds,train_neg_elbo,valid_neg_elbo\n5,1,200,190\n10,2,150,155\n"
+    for seed in (0, 1):
+        write_run(tmp_path / f"arm{seed}", {**LINEAR, "seed": seed}, {}, metrics)
+    bound = metrics.replace("train_neg_elbo", "train_neg_bound")
+    write_run(tmp_path / "vimco", {**LINEAR, "estimator": "vimco"}, {}, bound)
+    write_run(tmp_path / "short", {**SHORT, "estimator": "loo"}, {"steps": 9}, metrics)
+    runs, _ = report.gather(tmp_path)
+    curves = report.curves(runs)
+    assert {k: {e: len(v) for e, v in c.items()} for k, c in curves.items()} == {
+        "mnist_static-linear": {"arm": 2, "vimco": 1}
+    }
+    training, _, validation, _ = plots.elbo_curves(curves["mnist_static-linear"], "x").axes
+    assert [line.get_label() for line in training.lines] == ["arm"]
+    assert {line.get_label() for line in validation.lines} == {"arm", "vimco"}
+    assert list(validation.lines[0].get_ydata()) == [190, 155]
+
+
+def test_every_published_figure_is_of_an_experiment_and_estimator_that_exist():
+    for experiment, figures in paper.PUBLISHED.items():
+        for estimator in figures:
+            Config(**paper.SETTINGS[experiment], estimator=estimator)

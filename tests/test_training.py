@@ -85,7 +85,10 @@ def figures(folder):
 
 
 def metrics(folder):
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in folder.read_metrics()]
+    return [
+        {k: v for k, v in row.items() if k != "seconds"}
+        for row in run_folder.read_metrics(folder.path)
+    ]
 
 
 def assert_same_run(folder, other):
@@ -215,7 +218,7 @@ def test_best_weights_are_those_of_the_best_validation(dataset, tmp_path):
     config = configure(tmp_path, epochs=6)
     dataset = dataclasses.replace(dataset, valid=1 - dataset.valid)
     folder = run(config, dataset)
-    rows = folder.read_metrics()
+    rows = run_folder.read_metrics(folder.path)
     best = min(rows, key=lambda row: row["valid_nll"])
     assert best["step"] < rows[-1]["step"]
     assert folder.result["best_epoch"] == best["epoch"]
@@ -227,7 +230,7 @@ def test_best_weights_are_those_of_the_best_validation(dataset, tmp_path):
 def test_max_steps_stops_in_mid_epoch_with_a_result(dataset, tmp_path):
     folder = run(configure(tmp_path, max_steps=15), dataset)
     assert folder.result["steps"] == 15
-    assert [row["step"] for row in folder.read_metrics()] == [11, 15]
+    assert [row["step"] for row in run_folder.read_metrics(folder.path)] == [11, 15]
 
 
 def test_plain_path_gives_the_same_numbers_as_the_compiled_one(finished, dataset, tmp_path):
