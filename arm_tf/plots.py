@@ -160,6 +160,32 @@ def elbo_curves(trials, title):
     return figure
 
 
+def variance_curves(metrics, title):
+    """Figure of the variances that a run with --track_variance has followed, against steps.
+
+    Args:
+      metrics: rows of the run's metrics.csv as dicts.
+      title: str.
+
+    Returns:
+      matplotlib Figure.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(8, 4.5), dpi=_DPI, layout="constrained")
+        axes = figure.add_subplot()
+        for column in metrics[0]:
+            if column.startswith("variance_"):
+                name = column.removeprefix("variance_")
+                color, dashes = estimator_style(name)
+                values = [row[column] for row in metrics]
+                steps = [row["step"] for row in metrics]
+                axes.plot(steps, values, color=color, linestyle=dashes, label=name)
+        axes.set(yscale="log", xlabel="steps", ylabel="variance of the gradient", title=title)
+        axes.grid(alpha=0.3)
+        figure.legend(loc="outside right upper", frameon=False)
+    return figure
+
+
 def _estimator_label(name):
     return "true gradient" if name == "exact" else name
 
@@ -287,7 +313,9 @@ def variances(rows, title):
         for axes, where in zip(panels, ("logits", "weights"), strict=True):
             values = [row[f"variance_{where}"] for row in rows]
             errors = [row[f"variance_stderr_{where}"] for row in rows]
-            axes.errorbar(values, range(len(rows)), xerr=errors, fmt="o", color="#0072B2")
+            for i, (row, value, error) in enumerate(zip(rows, values, errors, strict=True)):
+                color, _ = estimator_style(row["estimator"])
+                axes.errorbar(value, i, xerr=error, fmt="o", color=color)
             axes.set_xscale("log")
             decades = np.log10([value for value in values if value > 0] or [1.0])
             axes.set_xlim(10.0 ** np.floor(min(decades)), 10.0 ** np.ceil(max(decades) + 0.01))
@@ -344,5 +372,5 @@ def benchmark(results):
             axes.minorticks_off()
             axes.grid(alpha=0.3)
         if sweep:
-            panels[0].legend(frameon=False, loc="lower right")
+            panels[0].legend(frameon=False, loc="upper left")
     return figure
