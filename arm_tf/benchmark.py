@@ -397,7 +397,7 @@ def main():
             f"--parts takes any of {', '.join(PARTS)} and --rounds at least 2, received "
             f"{','.join(values.parts)} and {values.rounds}."
         )
-    out = run_folder.make_folder(values.out)
+    out = run_folder.make_folder(values.out, "--out")
     if os.getloadavg()[0] > 0.5:
         print(
             f"Other work is running (load {os.getloadavg()[0]:.1f}): ratios may do, rates do not."

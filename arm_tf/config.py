@@ -133,6 +133,9 @@ class Config:
     test_samples: int = _setting(1000, "Samples of the final bounds on -log p(x).", low=1)
     steps_per_loop: int = _setting(100, "Steps in one call of the compiled loop.", low=1)
     jit: bool = _setting(True, "Compile with XLA.")
+    tf32: bool = _setting(
+        False, "Let NVIDIA GPUs round products to TensorFloat-32; faster, and less exact."
+    )
 
     logdir: str = _setting("runs", "Folder that holds the folders of runs.")
     name: str | None = _setting(None, "Name of the run's folder; unset: built from the settings.")

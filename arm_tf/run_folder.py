@@ -102,8 +102,12 @@ class RunFolder:
         write_text(self.path / "metrics.csv", "\n".join(lines) + "\n")
 
 
-def make_folder(path):
+def make_folder(path, flag="--logdir"):
     """Makes a folder that can be written, its parents too, where there is none yet; its path.
+
+    Args:
+      path: of the folder.
+      flag: by which a user can choose another.
 
     Raises:
       RunError: that is not possible.
@@ -114,7 +118,7 @@ def make_folder(path):
         (path / ".lock").touch()
     except OSError as error:
         raise RunError(
-            f"Cannot write the folder {path}: {error.strerror}; choose another with --logdir."
+            f"Cannot write the folder {path}: {error.strerror}; choose another with {flag}."
         ) from None
     return path
 

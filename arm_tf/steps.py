@@ -11,7 +11,11 @@ _ADAM_EPSILON = 1e-8  # that of TensorFlow 1, which the paper's experiments used
 
 
 def build_model(config, dataset):
-    """The model that a configuration describes, freshly initialised."""
+    """The model that a configuration describes, freshly initialised.
+
+    From here on TensorFlow multiplies with the precision that the configuration asks for.
+    """
+    tf.config.experimental.enable_tensor_float_32_execution(config.tf32)
     prior = {"prior": config.prior} if config.model == "vae" else {}
     return _MODELS[config.model](
         pixels=dataset.train.shape[1],

@@ -79,7 +79,7 @@ def main():
         for num_samples in sample_counts:
             check_estimator(name, num_samples)
     out = pathlib.Path(values.out)
-    run_folder.make_folder(out)
+    run_folder.make_folder(out, "--out")
 
     cli.load_tensorflow()
     from arm_tf import plots, univariate

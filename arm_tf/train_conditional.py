@@ -10,6 +10,7 @@ from arm_tf import cli, train
 
 if __name__ == "__main__":
     train.define_flags()
+    flags.adopt_module_key_flags(train)  # for --help
     flags.FLAGS.set_default("model", "conditional")
     flags.FLAGS.set_default("layers", 2)
     cli.run(train.main)

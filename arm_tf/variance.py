@@ -66,7 +66,7 @@ def main():
             )
         num_samples[name] = samples_within(name, values.evaluations, config.units)
     dataset = data.load(config.dataset, config.data_dir, config.valid_images, config.test_images)
-    run_folder.make_folder(out)
+    run_folder.make_folder(out, "--out")
 
     cli.load_tensorflow()
     from arm_tf import diagnostics, plots, steps

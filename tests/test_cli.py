@@ -33,15 +33,15 @@ def assert_one_line(process, message, status=(1, 2)):
     assert process.stderr.startswith("Error: ") and message in process.stderr, process.stderr
 
 
-@pytest.mark.parametrize("module", ["train", "evaluate"])
+@pytest.mark.parametrize("module", ["train", "evaluate", "train_conditional"])
 def test_help_lists_the_flags(module):
     process = call(module, "--help")
     assert "--data_dir" in process.stdout and "Folder" in process.stdout
 
 
 def test_nothing_imports_tensorflow_before_flags_are_parsed():
-    programs = "arm_tf.train, arm_tf.evaluate, arm_tf.paper, arm_tf.toy"
-    code = f"import sys, {programs}; print(*sys.modules)"
+    programs = "train_conditional, evaluate, variance, paper, toy, report, benchmark"
+    code = f"import sys; from arm_tf import {programs}; print(*sys.modules)"
     loaded = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.split()
@@ -87,6 +87,22 @@ def test_train_then_refuse_then_evaluate(tmp_path):
 
     assert_one_line(call("evaluate", "--run=nowhere"), "not the folder of a run")
     assert_one_line(call("evaluate", f"--run={tmp_path / 'run'}", "--split=dev"), "'dev'")
+
+
+def test_conditional_network_is_trained_resumed_and_evaluated(tmp_path):
+    arguments = (*FAST, f"--logdir={tmp_path}", "--name=run", "--epochs=1")
+    first = call("train_conditional", *arguments)
+    assert first.returncode == 0 and not first.stderr, first.stderr
+    assert (tmp_path / "run" / "completions.png").stat().st_size > 2000
+    flags = (tmp_path / "run" / "flags.txt").read_text()
+    assert "--model=conditional" in flags and "--layers=2" in flags
+    again = call("train_conditional", *arguments)
+    assert "is finished" in again.stdout
+    assert_one_line(call("train", *arguments), "other values of --model, --layers")
+    evaluated = call("evaluate", f"--run={tmp_path / 'run'}", "--samples=30")
+    bound = first.stdout.split("-log p(x): ")[1].split(" nats")[0]
+    assert evaluated.returncode == 0 and bound in evaluated.stdout, evaluated.stderr
+    assert_one_line(call("train_conditional", "--estimator=vimco"), "received 'vimco'")
 
 
 def test_replaced_data_are_refused(tmp_path):

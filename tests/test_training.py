@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from arm_tf import data, noise, run_folder, training
+from arm_tf import data, noise, run_folder, steps, training
 from arm_tf.config import Config
 
 RNG = np.random.default_rng(0)
@@ -103,6 +103,12 @@ def assert_same_run(folder, other):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, dataset):
     return run(configure(tmp_path_factory.mktemp("finished")), dataset)
+
+
+@pytest.mark.parametrize("tf32", [False, True])
+def test_products_have_the_precision_asked_for(tf32, dataset):
+    steps.build_model(Config(tf32=tf32, units=2), dataset)
+    assert tf.config.experimental.tensor_float_32_execution_enabled() == tf32
 
 
 def test_run_folder_has_everything(finished, dataset):
@@ -194,7 +200,7 @@ def test_tracked_variance_is_logged_resumes_and_leaves_the_run_alone(
     tracked = dict(track_variance=("ar", "disarm", "double_cv"))
     whole = run(configure(tmp_path / "whole", **tracked), dataset)
     assert figures(whole) == figures(finished)
-    last = whole.read_metrics()[-1]
+    last = run_folder.read_metrics(whole.path)[-1]
     assert last["variance_disarm"] < last["variance_ar"]
     assert min(last[f"variance_{name}"] for name in tracked["track_variance"]) > 0
 
