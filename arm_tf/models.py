@@ -52,6 +52,12 @@ class BinaryNetwork(keras.Model):
         stochastic_map.build((None, inputs))
         return stochastic_map
 
+    def _encoder(self, num_layers, pixels, scaling):
+        """The maps to the stochastic layers, the first of them from scaled pixels; a list."""
+        first = self._map("encoder_1", pixels, self.units, scaling)
+        others = range(2, num_layers + 1)
+        return [first, *(self._map(f"encoder_{t}", self.units, self.units) for t in others)]
+
     def visible(self, x):
         """The pixels of x that the first map sees."""
         return x
@@ -223,12 +229,7 @@ class BinaryVAE(BinaryNetwork):
     ):
         super().__init__(num_layers, network, units, leaky_slope, code_scaling, seed, **kwargs)
         x_scaling, output_bias = _at_the_pixels(input_scaling, output_bias, pixel_mean)
-        self.encoder = [
-            self._map(f"encoder_{t + 1}", units, units)
-            if t
-            else self._map("encoder_1", pixels, units, x_scaling)
-            for t in range(num_layers)
-        ]
+        self.encoder = self._encoder(num_layers, pixels, x_scaling)
         self.decoder = [
             self._map(f"decoder_{t + 1}", units, units)
             if t
@@ -389,12 +390,7 @@ class ConditionalNetwork(BinaryNetwork):
         halves = [None, None] if pixel_mean is None else np.split(pixel_mean, [self.upper])
         x_scaling = _at_the_pixels(input_scaling, "zeros", halves[0])[0]
         output_bias = _at_the_pixels("none", output_bias, halves[1])[1]
-        self.encoder = [
-            self._map(f"encoder_{t + 1}", units, units)
-            if t
-            else self._map("encoder_1", self.upper, units, x_scaling)
-            for t in range(num_layers)
-        ]
+        self.encoder = self._encoder(num_layers, self.upper, x_scaling)
         self.decoder = [self._map("decoder", units, pixels - self.upper, bias=output_bias)]
         self.prior_logits = None
         self.built = True
