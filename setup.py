@@ -25,6 +25,7 @@ setup(
     extras_require={
         "gpu": ["tensorflow[and-cuda]>=2.20,<2.22"],
         "notebooks": ["jupyterlab>=4", "nbclient>=0.10", "ipykernel>=6"],
-        "test": ["pytest>=8", "pytest-xdist>=3", "ruff>=0.5", "build>=1"],
+        "sweep": ["ray[default]>=2.40,<3"],
+        "test": ["pytest>=8", "pytest-xdist>=3", "ray[default]>=2.40,<3", "ruff>=0.5", "build>=1"],
     },
 )
