@@ -141,10 +141,10 @@ class Config:
     name: str | None = _setting(None, "Name of the run's folder; unset: built from the settings.")
 
     def __post_init__(self):
-        if self.batch_size is None:
-            object.__setattr__(self, "batch_size", paper_batch_size(self.dataset))
         for field in dataclasses.fields(self):
             _check(field, getattr(self, field.name))
+        if self.batch_size is None:
+            object.__setattr__(self, "batch_size", paper_batch_size(self.dataset))
         try:
             num_samples = estimators.check(self.estimator, self.num_samples, self.units)[1]
             for name in self.track_variance:
@@ -243,7 +243,7 @@ def _check(field, value):
     if value is None and type(None) in types:
         return
     if tuple in types and choices:
-        if not isinstance(value, tuple) or set(value) - set(choices):
+        if not isinstance(value, tuple) or any(name not in choices for name in value):
             refuse(f"any of {', '.join(choices)}")
         return
     if choices and value not in choices:
