@@ -1,13 +1,16 @@
 """The folder of a run: its settings, metrics and result as files that are never half-written."""
 
+import contextlib
 import csv
 import dataclasses
 import fcntl
 import importlib.metadata
 import json
+import math
 import os
 import pathlib
 import platform
+import re
 
 from arm_tf import config as config_lib
 
@@ -82,14 +85,36 @@ class RunFolder:
         if (self.path / "config.json").exists():
             check_data(self.path, dataset)
             return
-        write_text(self.path / "flags.txt", config.flag_file())
-        write_json(self.path / "config.json", record)
+        with self.writing():
+            write_text(self.path / "flags.txt", config.flag_file())
+            write_json(self.path / "config.json", record)
+
+    @contextlib.contextmanager
+    def writing(self, *errors):
+        """A context in which a failure to write the folder is a `RunError`.
+
+        Args:
+          errors: exceptions other than OSError that a library raises then.
+        """
+        try:
+            (self.path / ".lock").stat()  # TensorFlow would make a folder that is gone anew
+            yield
+        except (OSError, *errors) as error:
+            reason = " ".join(str(getattr(error, "strerror", error)).split())
+            reason = re.sub(r"{{.*?}} ?| \[Op:\w+\]", "", reason)
+            raise RunError(
+                f"Cannot write the folder {self.path}: {reason}; once that is mended, the same "
+                "command goes on from the last checkpoint there."
+            ) from error
 
     @property
     def result(self):
         """The result of a finished run, None before that."""
         path = self.path / "result.json"
-        return read_json(path) if path.exists() else None
+        if not path.exists():
+            return None
+        with _reading(path):
+            return read_json(path)
 
     def write_result(self, result):
         """Writes result.json, which marks the run as finished."""
@@ -132,29 +157,43 @@ def read_config(path):
     file = pathlib.Path(path) / "config.json"
     if not file.exists():
         raise RunError(f"{path} is not the folder of a run: it has no config.json.")
-    try:
+    with _reading(file):
         return config_lib.Config.from_dict(read_json(file)["config"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise RunError(f"Cannot read {file}: {error}") from None
 
 
-def read_metrics(path):
-    """Rows of a run's metrics.csv as dicts of floats, [] where there is none yet."""
+def read_metrics(path, last_step=math.inf):
+    """Rows of a run's metrics.csv up to a step as dicts of floats, [] where there is none yet.
+
+    Raises:
+      RunError: the file is damaged.
+    """
     file = pathlib.Path(path) / "metrics.csv"
     if not file.exists():
         return []
-    with open(file, newline="", encoding="utf-8") as lines:
-        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(lines)]
+    with _reading(file), open(file, newline="", encoding="utf-8") as lines:
+        rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(lines)]
+        return [row for row in rows if row["step"] <= last_step]
 
 
 def check_data(path, dataset):
     """Raises RunError unless the run in folder `path` was started with these data."""
-    begun_with = read_json(pathlib.Path(path) / "config.json")["data"]["checksum"]
+    file = pathlib.Path(path) / "config.json"
+    with _reading(file):
+        begun_with = read_json(file)["data"]["checksum"]
     if begun_with != dataset.checksum:
         raise RunError(
             f"The run in {path} was started with other data (checksum {begun_with[:12]}…, "
             f"now {dataset.checksum[:12]}…); give it those, or choose another --name."
         )
+
+
+@contextlib.contextmanager
+def _reading(file):
+    """A context in which whatever is wrong with a file's contents is a `RunError`."""
+    try:
+        yield
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise RunError(f"Cannot read {file}: {type(error).__name__}: {error}") from None
 
 
 def read_json(path):

@@ -1,5 +1,7 @@
 """The training step: model, estimators and optimisers of a configuration, and the compiled loop."""
 
+import contextlib
+
 import keras
 import tensorflow as tf
 
@@ -38,9 +40,11 @@ def load_model(path, config, dataset):
     Raises:
       RunError: the run has no evaluated checkpoint yet, or a damaged one.
     """
-    latest = tf.train.latest_checkpoint(str(path / "checkpoints" / "best"))
+    latest = None
+    with contextlib.suppress(Exception):  # of any kind, where the list of checkpoints is damaged
+        latest = tf.train.latest_checkpoint(str(path / "checkpoints" / "best"))
     if latest is None:
-        raise RunError(f"The run in {path} has no evaluated checkpoint yet.")
+        raise RunError(f"The run in {path} has no evaluated checkpoint yet, or a damaged one.")
     model = build_model(config, dataset)
     restore(tf.train.Checkpoint(weights=tensors(model)), latest)
     return model
@@ -51,20 +55,43 @@ def tensors(holder):
     return [variable.value for variable in holder.variables]
 
 
+def checkpoint_manager(checkpoint, folder, keep):
+    """A `tf.train.CheckpointManager` that finds a folder's checkpoints also if their list is bad.
+
+    TensorFlow's list of them is what the writing of a checkpoint ends with, so that there are
+    none where there is no list. A damaged one is replaced by the names of the files there.
+    """
+    listed = None
+    with contextlib.suppress(Exception):  # of any kind: it parses whatever the file holds
+        listed = tf.train.get_checkpoint_state(str(folder))
+    if not listed and (folder / "checkpoint").exists():
+        found = {int(path.stem.rpartition("-")[2]) for path in folder.glob("ckpt-*.index")}
+        if found:
+            names = [f"ckpt-{number}" for number in sorted(found)]
+            tf.compat.v1.train.update_checkpoint_state(str(folder.absolute()), names[-1], names)
+        else:
+            (folder / "checkpoint").unlink()
+    return tf.train.CheckpointManager(checkpoint, str(folder), max_to_keep=keep)
+
+
 def restore(checkpoint, path):
-    """Restores every variable of a `tf.train.Checkpoint`.
+    """Restores every variable of a `tf.train.Checkpoint`; TensorFlow compares their checksums.
 
     Raises:
       RunError: the file is damaged, or not of this model.
     """
     try:
         status = checkpoint.restore(path)
-        status.assert_consumed()
-    except (tf.errors.OpError, AssertionError, ValueError) as error:
-        if isinstance(error, AssertionError):
+    except Exception as error:  # OpError, IndexError and others, depending on the damage
+        reason = str(error).splitlines()[0]
+    else:
+        try:
+            status.assert_consumed()
+            return
+        except AssertionError:
             status.expect_partial()
-            error = "it is not a checkpoint of this model"
-        raise RunError(f"Cannot restore {path}: {str(error).splitlines()[0]}") from None
+            reason = "it is not a checkpoint of this model"
+    raise RunError(f"Cannot restore {path}: {reason}")
 
 
 def build_gradient_estimators(config, model, name=None, num_samples=None):

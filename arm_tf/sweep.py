@@ -48,7 +48,7 @@ class Cell:
     @property
     def progress(self):
         """Fraction of the epochs that have been evaluated."""
-        with contextlib.suppress(OSError, ValueError, KeyError):
+        with contextlib.suppress(run_folder.RunError, KeyError):
             rows = run_folder.read_metrics(self.path)
             return rows[-1]["epoch"] / self.config.epochs if rows else 0.0
         return 0.0

@@ -59,7 +59,7 @@ class Trainer:
       folder: `arm_tf.run_folder.RunFolder`; a checkpoint in it is restored.
 
     Raises:
-      RunError: there are fewer training images than one batch.
+      RunError: there are fewer training images than one batch, or no checkpoint can be restored.
     """
 
     def __init__(self, config, dataset, folder):
@@ -124,26 +124,48 @@ class Trainer:
             },
             position=self.position,
         )
-        self.latest = tf.train.CheckpointManager(state, str(checkpoints), max_to_keep=2)
-        self.best = tf.train.CheckpointManager(
-            tf.train.Checkpoint(weights=steps.tensors(self.model)),
-            str(checkpoints / "best"),
-            max_to_keep=1,
-        )
-        if self.latest.latest_checkpoint:
-            steps.restore(state, self.latest.latest_checkpoint)
+        with self.writing():
+            self.latest = steps.checkpoint_manager(state, checkpoints, keep=2)
+            self.best = steps.checkpoint_manager(
+                tf.train.Checkpoint(weights=steps.tensors(self.model)), checkpoints / "best", keep=1
+            )
+            self.writers = {
+                split: tf.summary.create_file_writer(str(folder.path / split))
+                for split in ("train", "valid", "test")
+            }
+        self._restore()
         self.begun = time.monotonic() - float(self.position["seconds"])
-        metrics = run_folder.read_metrics(folder.path)
-        self.metrics = [row for row in metrics if row["step"] <= self.step]
-        self.writers = {
-            split: tf.summary.create_file_writer(str(folder.path / split))
-            for split in ("train", "valid", "test")
-        }
+        # The row of this step is there without its evaluation if the run died between the two.
+        steps_evaluated = self.step if self.is_evaluated else self.step - 1
+        self.metrics = run_folder.read_metrics(folder.path, steps_evaluated)
+
+    def _restore(self):
+        """Restores the newest checkpoint that is not damaged, if there is any checkpoint."""
+        paths = self.latest.checkpoints
+        for path in reversed(paths):
+            try:
+                return steps.restore(self.latest.checkpoint, path)
+            except RunError as error:
+                if path == paths[0]:
+                    raise RunError(
+                        f"{error}; no other checkpoint is left. "
+                        "Choose another --name to train anew."
+                    ) from None
+                print(f"{error}; going on from the checkpoint before it.", file=sys.stderr)
+
+    def writing(self):
+        """A context in which a failure to write the run's folder is a `RunError`."""
+        return self.folder.writing(tf.errors.OpError)
 
     @property
     def step(self):
         """Steps done."""
         return int(self.position["step"])
+
+    @property
+    def is_evaluated(self):
+        """Whether the present step has been evaluated."""
+        return not int(self.position["steps_summed"])
 
     def evaluator(self, images, num_samples, purpose):
         """Bounds over `images` with noise of their own, as `arm_tf.evaluation.Evaluator`."""
@@ -182,7 +204,7 @@ class Trainer:
         self.position["step"].assign(step + count)
         seconds = time.monotonic() - begin
         self.position["training_seconds"].assign_add(seconds)
-        with self.writers["train"].as_default(step + count):
+        with self.writing(), self.writers["train"].as_default(step + count):
             tf.summary.scalar(f"bounds/{self.loss_name}", losses.mean())
             tf.summary.scalar("training/learning_rate", config.learning_rate)
             tf.summary.scalar("training/steps_per_second", count / seconds)
@@ -227,7 +249,7 @@ class Trainer:
         step = self.step
         interval = self.config.eval_every * self.steps_per_epoch
         ends_interval = step == self.total_steps or (step > 0 and step % interval == 0)
-        return ends_interval and not (self.metrics and self.metrics[-1]["step"] == step)
+        return ends_interval and not self.is_evaluated
 
     def evaluate(self, stop):
         """Validates, keeps the weights if they are the best so far, writes metrics and events.
@@ -236,7 +258,7 @@ class Trainer:
           The new row of metrics.
 
         Raises:
-          RunError: the validation bound is not finite.
+          RunError: the validation bound is not finite, or the folder cannot be written.
           Stopped: `stop` was requested meanwhile; nothing has changed.
         """
         step, position = self.step, self.position
@@ -245,7 +267,8 @@ class Trainer:
         if not math.isfinite(valid.nll):
             raise self.not_finite("The validation bound", step)
         if valid.nll < float(position["best_valid_nll"]):
-            self.best.save(step)
+            with self.writing():
+                self.best.save(step)
             position["best_valid_nll"].assign(valid.nll)
             position["best_step"].assign(step)
         row = {
@@ -261,23 +284,26 @@ class Trainer:
         position["loss_sum"].assign(0.0)
         position["steps_summed"].assign(0)
         self.metrics.append(row)
-        self.folder.write_metrics(self.metrics)
-        with self.writers["valid"].as_default(step):
-            tf.summary.scalar("bounds/neg_elbo", valid.neg_elbo)
-            tf.summary.scalar("bounds/nll", valid.nll)
-        with self.writers["test"].as_default(step):
-            tf.summary.scalar("bounds/neg_elbo", test.neg_elbo)
-            if len(self.metrics) % _EVALUATIONS_PER_PICTURE == 1:
-                for name, page in self.pictures().items():
+        has_pictures = len(self.metrics) % _EVALUATIONS_PER_PICTURE == 1
+        pictures = self.pictures() if has_pictures else {}
+        with self.writing():
+            self.folder.write_metrics(self.metrics)
+            with self.writers["valid"].as_default(step):
+                tf.summary.scalar("bounds/neg_elbo", valid.neg_elbo)
+                tf.summary.scalar("bounds/nll", valid.nll)
+            with self.writers["test"].as_default(step):
+                tf.summary.scalar("bounds/neg_elbo", test.neg_elbo)
+                for name, page in pictures.items():
                     tf.summary.image(f"images/{name}", page[np.newaxis, :, :, np.newaxis])
         return row
 
     def save(self):
         """Writes a checkpoint from which the run goes on as if it had never stopped."""
         self.position["seconds"].assign(time.monotonic() - self.begun)
-        self.latest.save(self.step)
-        for writer in self.writers.values():
-            writer.flush()
+        with self.writing():
+            self.latest.save()  # under a new name, so that those before it stay as they are
+            for writer in self.writers.values():
+                writer.flush()
 
     def pictures(self):
         """The model's pictures as pages; of test images, rows above what belongs to them."""
@@ -291,11 +317,13 @@ class Trainer:
 
     def save_pictures(self):
         """Writes the model's pictures and curves.png for the present weights."""
-        for name, page in self.pictures().items():
-            plots.save_grid(self.folder.path / f"{name}.png", page)
-        if self.metrics:
-            figure = plots.run_curves(self.metrics, self.config.name)
-            figure.savefig(self.folder.path / "curves.png")
+        pictures = self.pictures()
+        with self.writing():
+            for name, page in pictures.items():
+                plots.save_grid(self.folder.path / f"{name}.png", page)
+            if self.metrics:
+                figure = plots.run_curves(self.metrics, self.config.name)
+                figure.savefig(self.folder.path / "curves.png")
 
     def finish(self, progress):
         """Measures the weights of the best validation on the test set and writes result.json.
@@ -308,9 +336,15 @@ class Trainer:
         """
         config, position = self.config, self.position
         best_step = int(position["best_step"])
-        steps.restore(self.best.checkpoint, self.best.latest_checkpoint)
+        try:
+            steps.restore(self.best.checkpoint, self.best.latest_checkpoint)
+        except RunError as error:
+            raise RunError(
+                f"{error}; the weights of the best validation are lost. "
+                "Choose another --name to train anew."
+            ) from None
         test = self.evaluator(self.dataset.test, config.test_samples, "final test")(progress)
-        with self.writers["test"].as_default(best_step):
+        with self.writing(), self.writers["test"].as_default(best_step):
             tf.summary.scalar("bounds/nll", test.nll)
             self.writers["test"].flush()
         self.save_pictures()
@@ -337,7 +371,8 @@ class Trainer:
             "steps_per_second": self.step / float(position["training_seconds"]),
             "seconds": time.monotonic() - self.begun,
         }
-        self.folder.write_result(result)
+        with self.writing():
+            self.folder.write_result(result)
         return result
 
 

@@ -13,91 +13,23 @@ import time
 import numpy as np
 import pytest
 import tensorflow as tf
+from small_runs import (
+    assert_same_run,
+    configure,
+    figures,
+    run,
+    run_stopped_at,
+    small_dataset,
+    weights,
+)
 
 from arm_tf import data, noise, run_folder, steps, training
 from arm_tf.config import Config
 
-RNG = np.random.default_rng(0)
-TIMES = {"seconds", "steps_per_second"}
-
 
 @pytest.fixture(scope="module")
 def dataset():
-    """Small, learnable: noisy copies of four patterns."""
-    patterns = RNG.random((4, 784)) < 0.2
-    images = [
-        (patterns[RNG.integers(4, size=n)] ^ (RNG.random((n, 784)) < 0.02)).astype(np.uint8)
-        for n in (230, 50, 60)
-    ]
-    return data.Dataset("glyphs", *images, dynamic=False, published=True, checksum="c")
-
-
-def configure(logdir, **settings):
-    values = dict(
-        units=8,
-        epochs=3,
-        batch_size=20,
-        learning_rate=1e-3,
-        eval_samples=7,
-        test_samples=30,
-        steps_per_loop=4,
-        logdir=str(logdir),
-        name="run",
-    )
-    return Config(**{**values, **settings})
-
-
-def run(config, dataset):
-    folder = run_folder.RunFolder(config)
-    folder.start(config, dataset)
-    training.train(config, dataset, folder)
-    folder.close()
-    return folder
-
-
-def run_stopped_at(step, config, dataset, monkeypatch):
-    """Starts a run that is asked to stop when it comes to a step."""
-    run_steps = training.Trainer.run_steps
-
-    def stopping(trainer):
-        if trainer.step == step:
-            signal.raise_signal(signal.SIGTERM)
-        return run_steps(trainer)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(training.Trainer, "run_steps", stopping)
-        return run(config, dataset)
-
-
-def weights(folder):
-    """Every tensor in the newest checkpoint, but for the clocks."""
-    reader = tf.train.load_checkpoint(str(folder.path / "checkpoints"))
-    return {
-        name: reader.get_tensor(name)
-        for name in reader.get_variable_to_shape_map()
-        if name.startswith(("weights", "optimizers", "position", "estimators"))
-        and "seconds" not in name
-    }
-
-
-def figures(folder):
-    return {k: v for k, v in folder.result.items() if k not in TIMES}
-
-
-def metrics(folder):
-    return [
-        {k: v for k, v in row.items() if k != "seconds"}
-        for row in run_folder.read_metrics(folder.path)
-    ]
-
-
-def assert_same_run(folder, other):
-    a, b = weights(folder), weights(other)
-    assert a.keys() == b.keys()
-    for name in a:
-        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
-    assert figures(folder) == figures(other)
-    assert metrics(folder) == metrics(other)
+    return small_dataset()
 
 
 @pytest.fixture(scope="module")

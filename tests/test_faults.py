@@ -1,0 +1,414 @@
+"""Faults: whatever happens to a run, the user reads one line and the run can go on bit for bit."""
+
+import contextlib
+import errno
+import gc
+import os
+import pathlib
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from small_runs import assert_same_run, configure, run, run_stopped_at, small_dataset
+
+from arm_tf import cli, data, run_folder, steps, train, training
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return small_dataset()
+
+
+def plain(logdir, **settings):
+    """A configuration that is not compiled by XLA, which takes longer than such runs."""
+    return configure(logdir, jit=False, **settings)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, dataset):
+    """The run as it is without faults."""
+    return run(plain(tmp_path_factory.mktemp("finished")), dataset)
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory, dataset):
+    """The log folder of a run that was stopped at step 26, with checkpoints of steps 22 and 26."""
+    logdir = tmp_path_factory.mktemp("stopped")
+    with pytest.MonkeyPatch.context() as patch:
+        run_stopped_at(26, plain(logdir), dataset, patch)
+    return logdir
+
+
+@pytest.fixture
+def half_done(stopped, tmp_path):
+    """The configuration of a copy of that run."""
+    shutil.copytree(stopped, tmp_path / "runs")
+    return plain(tmp_path / "runs")
+
+
+@pytest.fixture
+def command(dataset, monkeypatch, capfd):
+    """What `python -m arm_tf.train` does: config -> exit status, stdout, lines on stderr."""
+
+    def command(config):
+        monkeypatch.setattr(data, "load", lambda *_: dataset)
+        monkeypatch.setattr(sys, "argv", ["train"])
+        tf.get_logger().setLevel("ERROR")  # as the command has it
+        capfd.readouterr()
+        status = 0
+        try:
+            cli.run(lambda: train.train(config))
+        except SystemExit as exit:
+            status = exit.code or 0
+        gc.collect()  # closes the folder, as the end of a process would
+        output = capfd.readouterr()
+        return status, output.out, output.err.splitlines()
+
+    return command
+
+
+@pytest.fixture
+def before(monkeypatch):
+    """Lets something happen before a method of the trainer is called, once or at a step."""
+
+    def before(method, action, step=None):
+        original = getattr(training.Trainer, method)
+
+        def wrapper(trainer, *args):
+            if step in (None, trainer.step):
+                monkeypatch.setattr(training.Trainer, method, original)
+                action()
+            return original(trainer, *args)
+
+        monkeypatch.setattr(training.Trainer, method, wrapper)
+
+    return before
+
+
+def mounted(folder, *arguments):
+    """Mounts something on a folder, or skips the test where that is not allowed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if subprocess.run(["mount", *arguments, str(folder)], capture_output=True).returncode:
+        pytest.skip("needs the right to mount")
+    return contextlib.closing(Mount(folder))
+
+
+class Mount:
+    def __init__(self, folder):
+        self.folder = folder
+
+    def close(self):
+        gc.collect()
+        subprocess.run(["umount", "--lazy", str(self.folder)], check=True)
+
+
+def fill(folder):
+    """Leaves no free block on the disk of a folder."""
+    with contextlib.suppress(OSError), open(folder / "filler", "wb", buffering=0) as file:
+        while file.write(bytes(4096)):
+            pass
+
+
+def assert_one_line(outcome, *parts):
+    status, _, lines = outcome
+    assert status == 1 and len(lines) == 1 and lines[0].startswith("Error: "), lines
+    assert all(part in lines[0] for part in parts), lines
+
+
+def assert_goes_on(outcome, config, finished, said=()):
+    status, out, lines = outcome
+    assert status == 0 and len(lines) == len(said), lines
+    assert all(part in line for part, line in zip(said, lines, strict=True)), lines
+    folder = run_folder.RunFolder(config)
+    assert_same_run(finished, folder)
+    folder.close()
+
+
+# Death.
+
+
+def test_death_between_the_metrics_and_the_checkpoint_after_an_evaluation(
+    finished, dataset, tmp_path, before, command, monkeypatch
+):
+    """The checkpoint is of the same step, but from before its evaluation."""
+    config = plain(tmp_path)
+
+    class Death(BaseException):
+        pass
+
+    def die():
+        raise Death
+
+    before("evaluate", lambda: signal.raise_signal(signal.SIGTERM), step=11)
+    assert "Stopped at step 11" in command(config)[1]
+    before("save", die, step=11)
+    with pytest.raises(Death):
+        command(config)
+    gc.collect()
+    assert [row["step"] for row in run_folder.read_metrics(tmp_path / "run")] == [11]
+    assert_goes_on(command(config), config, finished)
+
+
+# Full, vanished and read-only disks.
+
+
+@pytest.mark.parametrize("kept", ["0", "20k", "100k"])
+def test_disk_that_is_full_from_the_start(kept, finished, tmp_path, command):
+    """With no space at all, or with some for the settings but not for a checkpoint."""
+    disk = tmp_path / "disk"
+    with mounted(disk, "-t", "tmpfs", "-o", "size=10m", "tmpfs"):
+        config = plain(disk)
+        fill(disk)
+        os.truncate(
+            disk / "filler", (disk / "filler").stat().st_size - int(kept.rstrip("k")) * 1024
+        )
+        assert_one_line(command(config), f"Cannot write the folder {disk}/run", "No space left")
+        (disk / "filler").unlink()
+        assert_goes_on(command(config), config, finished)
+
+
+@pytest.mark.parametrize(
+    "method, step", [("evaluate", 22), ("save", 22), ("save_pictures", 33)], ids=str
+)
+def test_disk_that_gets_full(method, step, finished, tmp_path, command, before):
+    """Before the best weights, a checkpoint or the results are written."""
+    disk = tmp_path / "disk"
+    with mounted(disk, "-t", "tmpfs", "-o", "size=10m", "tmpfs"):
+        config = plain(disk)
+        before(method, lambda: fill(disk), step)
+        outcome = command(config)
+        assert_one_line(
+            outcome, f"Cannot write the folder {disk}/run", "No space left on device",
+            "once that is mended, the same command goes on",
+        )  # fmt: skip
+        assert not (disk / "run" / "result.json").exists()
+        (disk / "filler").unlink()
+        outcome = command(config)
+        assert f" from step {11 if step == 22 else 33}" in outcome[1]
+        assert_goes_on(outcome, config, finished)
+
+
+def test_disk_of_the_events_gets_full(finished, tmp_path, command, before):
+    config = plain(tmp_path)
+    with mounted(tmp_path / "run" / "train", "-t", "tmpfs", "-o", "size=4k", "tmpfs"):
+        before("run_steps", lambda: fill(tmp_path / "run" / "train"), step=22)
+        assert_one_line(command(config), f"Cannot write the folder {tmp_path}/run", "No space left")
+    assert_goes_on(command(config), config, finished)
+
+
+@pytest.mark.parametrize("file", ["config.json", "metrics.csv", "result.json"])
+def test_file_that_cannot_be_written(file, finished, tmp_path, command, monkeypatch):
+    """The same without a disk of the test's own."""
+    replace = os.replace
+
+    def full(source, target):
+        if pathlib.Path(target).name == file:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace(source, target)
+
+    config = plain(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        assert_one_line(command(config), f"Cannot write the folder {tmp_path}/run", "No space left")
+    assert_goes_on(command(config), config, finished)
+
+
+def test_folder_that_vanishes(finished, tmp_path, command, before):
+    """The run ends at once, rather than to leave half a folder in place of the one that is gone."""
+    config = plain(tmp_path)
+    before("run_steps", lambda: shutil.rmtree(tmp_path / "run"), step=15)
+    assert_one_line(command(config), f"Cannot write the folder {tmp_path}/run: No such file")
+    assert not (tmp_path / "run").exists()
+    assert_goes_on(command(config), config, finished)
+
+
+def test_folder_that_becomes_read_only(finished, tmp_path, command, before):
+    config, folder = plain(tmp_path), tmp_path / "run"
+
+    def protect():
+        subprocess.run(["mount", "--bind", folder, folder], check=True)
+        subprocess.run(["mount", "-o", "remount,bind,ro", folder], check=True)
+
+    with mounted(tmp_path / "probe", "-t", "tmpfs", "tmpfs"):
+        before("run_steps", protect, step=15)
+        outcome = command(config)
+    assert_one_line(outcome, f"Cannot write the folder {folder}", "Read-only file system")
+    assert_one_line(command(config), f"Cannot write the folder {folder}: Read-only file system")
+    subprocess.run(["umount", "--lazy", folder], check=True)
+    outcome = command(config)
+    assert " from step 11" in outcome[1]
+    assert_goes_on(outcome, config, finished)
+
+
+# Damaged files.
+
+
+def flip(path):
+    contents = bytearray(path.read_bytes())
+    contents[len(contents) // 2] ^= 0x10
+    path.write_bytes(contents)
+
+
+def cut(path):
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def empty(path):
+    os.truncate(path, 0)
+
+
+def newest(config, folder="checkpoints"):
+    return pathlib.Path(tf.train.latest_checkpoint(f"{config.logdir}/run/{folder}"))
+
+
+DATA, INDEX = ".data-00000-of-00001", ".index"
+
+
+@pytest.mark.parametrize("damage", [flip, cut, empty, os.unlink])
+@pytest.mark.parametrize("suffix", [DATA, INDEX])
+def test_damaged_checkpoint(suffix, damage, half_done, finished, command):
+    """The run goes on from the one before it."""
+    damage(pathlib.Path(f"{newest(half_done)}{suffix}"))
+    outcome = command(half_done)
+    assert " from step 22" in outcome[1]
+    assert_goes_on(outcome, half_done, finished, ["going on from the checkpoint before it"])
+
+
+@pytest.mark.parametrize("damage", [flip, cut, empty, lambda path: path.write_bytes(b"\xff" * 9)])
+def test_damaged_list_of_checkpoints(damage, half_done, finished, command):
+    """The files themselves tell which checkpoints there are."""
+    damage(newest(half_done).with_name("checkpoint"))
+    damage(newest(half_done, "checkpoints/best").with_name("checkpoint"))
+    outcome = command(half_done)
+    assert " from step 26" in outcome[1]
+    assert_goes_on(outcome, half_done, finished)
+
+
+def test_no_checkpoint_left(half_done, command):
+    for path in newest(half_done).parent.glob(f"*{DATA}"):
+        flip(path)
+    status, _, lines = command(half_done)
+    assert status == 1 and len(lines) == 2  # of the newest, of the one before it
+    assert lines[1].startswith("Error: Cannot restore") and "--name" in lines[1]
+    assert len(list(newest(half_done).parent.glob(f"*{DATA}"))) == 2
+
+
+@pytest.mark.parametrize("damage", [flip, cut, os.unlink])
+def test_damaged_best_weights(damage, half_done, dataset, command, before):
+    """A run whose last validation is not the best needs them in the end."""
+    before("evaluate", lambda: None)
+    damage(pathlib.Path(f"{newest(half_done, 'checkpoints/best')}{DATA}"))
+    with pytest.raises(run_folder.RunError, match="Cannot restore .*/best/"):
+        training.evaluate_run(pathlib.Path(half_done.logdir) / "run", half_done, dataset, "test", 2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training.Trainer, "evaluate", worse(training.Trainer.evaluate))
+        assert_one_line(command(half_done), "/best/", "best validation are lost", "--name")
+
+
+def worse(evaluate):
+    """An evaluation that is never the best."""
+
+    def wrapper(trainer, stop):
+        trainer.position["best_valid_nll"].assign(-np.inf)
+        return evaluate(trainer, stop)
+
+    return wrapper
+
+
+def test_every_flipped_bit_of_a_checkpoint_is_noticed(half_done, dataset):
+    """TensorFlow's checksums suffice: what it restores without complaint is what was saved."""
+    folder = run_folder.RunFolder(half_done)
+    trainer = training.Trainer(half_done, dataset, folder)
+    checkpoint, path = trainer.latest.checkpoint, str(newest(half_done))
+
+    def state():
+        optimizers = [steps.tensors(optimizer) for optimizer in trainer.optimizers.values()]
+        return [
+            variable.numpy()
+            for variable in tf.nest.flatten([steps.tensors(trainer.model), optimizers])
+            + list(trainer.position.values())
+        ]
+
+    saved, rng, noticed = state(), random.Random(0), 0
+    for suffix in (DATA, INDEX):
+        file = pathlib.Path(path + suffix)
+        contents = file.read_bytes()
+        for _ in range(100):
+            damaged = bytearray(contents)
+            damaged[rng.randrange(len(contents))] ^= 1 << rng.randrange(8)
+            file.write_bytes(damaged)
+            try:
+                steps.restore(checkpoint, path)
+            except run_folder.RunError:
+                noticed += 1
+            else:
+                for variable, value in zip(state(), saved, strict=True):
+                    np.testing.assert_array_equal(variable, value)
+        file.write_bytes(contents)
+    folder.close()
+    assert noticed > 180  # the rest are bytes without a meaning
+
+
+@pytest.mark.parametrize("file", ["config.json", "metrics.csv", "result.json"])
+@pytest.mark.parametrize(
+    "contents", [b"", b"\xff\xfe", b"[1]", b'{"config": 1}', b"a,b\n1\n", b"a\n1\n"]
+)
+def test_damaged_file_of_a_run(file, contents, half_done, command):
+    path = pathlib.Path(half_done.logdir) / "run" / file
+    path.write_bytes(contents)
+    status, out, lines = command(half_done)
+    if status:
+        assert_one_line((status, out, lines), f"Cannot read {path}")
+    else:  # JSON in place of the result, or no row in that of metrics, cannot be told from such
+        assert not lines
+        assert file != "config.json" and contents in (b"", b"[1]", b'{"config": 1}')
+
+
+# Numbers and clocks.
+
+
+@pytest.mark.parametrize("poison", ["image", "learning rate"])
+def test_number_that_is_not_finite(poison, finished, tmp_path, command, monkeypatch):
+    config = plain(tmp_path, steps_per_loop=1)
+    arguments = training.Trainer.arguments
+
+    def poisoned(trainer, count):
+        images, *others = arguments(trainer, count)
+        if trainer.step == 16 and poison == "image":
+            images = tf.cast(images, tf.float32) * np.nan
+        if trainer.step == 16 and poison == "learning rate":
+            for optimizer in trainer.optimizers.values():
+                optimizer.learning_rate.assign(np.inf)
+        return images, *others
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.Trainer, "arguments", poisoned)
+        assert_one_line(
+            command(config), f"not finite at step {17 + (poison != 'image')}", "is kept"
+        )
+    outcome = command(config)
+    assert " from step 11" in outcome[1]
+    assert_goes_on(outcome, config, finished)
+
+
+def test_clock_that_goes_backwards(finished, tmp_path, command, monkeypatch, dataset):
+    """Also over a stop, and with a progress bar."""
+    now = time.time()
+    ticks = iter(range(1_000_000))
+    monkeypatch.setattr(time, "time", lambda: now - next(ticks))
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    config = plain(tmp_path)
+    run_stopped_at(15, config, dataset, monkeypatch)
+    status, _, lines = command(config)
+    assert status == 0 and not any("Traceback" in line for line in lines)
+    folder = run_folder.RunFolder(config)
+    assert_same_run(finished, folder)
+    seconds = [row["seconds"] for row in run_folder.read_metrics(folder.path)]
+    assert 0 < seconds[0] and seconds == sorted(seconds)
+    assert folder.result["steps_per_second"] > 0 and folder.result["seconds"] >= seconds[-1]
