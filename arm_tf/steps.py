@@ -64,11 +64,17 @@ def checkpoint_manager(checkpoint, folder, keep):
     listed = None
     with contextlib.suppress(Exception):  # of any kind: it parses whatever the file holds
         listed = tf.train.get_checkpoint_state(str(folder))
-    if not listed and (folder / "checkpoint").exists():
-        found = {int(path.stem.rpartition("-")[2]) for path in folder.glob("ckpt-*.index")}
+    whole = listed and len(listed.all_model_checkpoint_timestamps) == len(
+        listed.all_model_checkpoint_paths
+    )  # a manager forgets those without a time
+    if not whole and (folder / "checkpoint").exists():
+        found = {int(path.stem.rpartition("-")[2]): path for path in folder.glob("ckpt-*.index")}
         if found:
             names = [f"ckpt-{number}" for number in sorted(found)]
-            tf.compat.v1.train.update_checkpoint_state(str(folder.absolute()), names[-1], names)
+            times = [found[number].stat().st_mtime for number in sorted(found)]
+            tf.compat.v1.train.update_checkpoint_state(
+                str(folder.absolute()), names[-1], names, all_model_checkpoint_timestamps=times
+            )
         else:
             (folder / "checkpoint").unlink()
     return tf.train.CheckpointManager(checkpoint, str(folder), max_to_keep=keep)

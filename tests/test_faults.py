@@ -38,7 +38,7 @@ def finished(tmp_path_factory, dataset):
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory, dataset):
-    """The log folder of a run that was stopped at step 26, with checkpoints of steps 22 and 26."""
+    """The log folder of a run that was stopped at step 30, with checkpoints of steps 22 and 30."""
     logdir = tmp_path_factory.mktemp("stopped")
     with pytest.MonkeyPatch.context() as patch:
         run_stopped_at(26, plain(logdir), dataset, patch)
@@ -286,7 +286,7 @@ def test_damaged_list_of_checkpoints(damage, half_done, finished, command):
     damage(newest(half_done).with_name("checkpoint"))
     damage(newest(half_done, "checkpoints/best").with_name("checkpoint"))
     outcome = command(half_done)
-    assert " from step 26" in outcome[1]
+    assert " from step 30" in outcome[1]
     assert_goes_on(outcome, half_done, finished)
 
 
