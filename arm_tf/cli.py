@@ -86,13 +86,17 @@ def run(main, argument=None):
     app.run(guarded_main, flags_parser=_parse_flags)
 
 
-def load_tensorflow():
+def load_tensorflow(distribute="none"):
     """Imports TensorFlow and starts its devices without the notes that it prints meanwhile.
 
     They are shown after all if that fails, or where the user has set TF_CPP_MIN_LOG_LEVEL.
+
+    Args:
+      distribute: as in `config.Config`; several workers wait for one another here.
     """
     logging.set_verbosity(logging.WARNING)
     if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
+        _start_devices(distribute)
         return
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
     sys.stderr.flush()
@@ -100,11 +104,7 @@ def load_tensorflow():
     with tempfile.TemporaryFile() as notes:
         os.dup2(notes.fileno(), 2)
         try:
-            import tensorflow
-
-            tensorflow.zeros([])
-            # Each evaluation has a compiled function of its own, which TensorFlow would warn of.
-            tensorflow.get_logger().setLevel("ERROR")
+            _start_devices(distribute)
         except BaseException:
             notes.seek(0)
             os.write(stderr, notes.read())
@@ -112,6 +112,17 @@ def load_tensorflow():
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
+
+
+def _start_devices(distribute):
+    import tensorflow
+
+    from arm_tf import distribution
+
+    # Each evaluation has a compiled function of its own, which TensorFlow would warn of.
+    tensorflow.get_logger().setLevel("ERROR")
+    distribution.strategy(distribute)
+    tensorflow.zeros([])
 
 
 def _parse_flags(argv):

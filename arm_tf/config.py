@@ -9,7 +9,7 @@ import typing
 
 from arm_tf import data, estimators
 
-_WHERE = {"logdir", "name", "data_dir"}  # fields that do not change what is computed
+_WHERE = {"logdir", "name", "data_dir", "distribute"}  # do not change what is computed
 _DECODER_SAMPLES = {"elbo": "independent", "multisample": "antithetic"}  # as is usual
 
 
@@ -137,6 +137,11 @@ class Config:
         False, "Let NVIDIA GPUs round products to TensorFloat-32; faster, and less exact."
     )
 
+    distribute: str = _setting(
+        "none",
+        "Share each batch among the GPUs of a machine, or among machines as TF_CONFIG has them.",
+        ("none", "mirrored", "multi_worker"),
+    )
     logdir: str = _setting("runs", "Folder that holds the folders of runs.")
     name: str | None = _setting(None, "Name of the run's folder; unset: built from the settings.")
 
@@ -195,13 +200,14 @@ class Config:
             name += f"-{digest[:8]}"
         return name
 
+    def settings(self):
+        """The settings that determine what is computed; a dict."""
+        return {name: v for name, v in dataclasses.asdict(self).items() if name not in _WHERE}
+
     def differences(self, other):
-        """Names of the settings in which two runs differ, other than where their files are."""
-        return [
-            field.name
-            for field in dataclasses.fields(self)
-            if field.name not in _WHERE and getattr(self, field.name) != getattr(other, field.name)
-        ]
+        """Names of the settings in which what two runs compute differs."""
+        others = other.settings()
+        return [name for name, value in self.settings().items() if value != others[name]]
 
     @classmethod
     def from_dict(cls, values):

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from arm_tf import estimators, noise, steps
+from arm_tf import distribution, estimators, noise, steps
 
 _GROUPS = 10  # of draws, whose scatter gives the standard error of a variance
 _DECAY = 0.999
@@ -28,7 +28,7 @@ class VarianceTracker(keras.layers.Layer):
         super().__init__()
         self.gradient_estimators = gradient_estimators
         zeros = lambda shape, name: self.add_weight(
-            shape=shape, initializer="zeros", trainable=False, name=name
+            shape=shape, initializer="zeros", trainable=False, aggregation="mean", name=name
         )
         self.steps = zeros((), "steps") if gradient_estimators else None
         self.averages = {
@@ -67,7 +67,7 @@ class VarianceTracker(keras.layers.Layer):
                 loss = tf.reduce_mean(loss)
             used += rows
             learning += estimator_loss
-            grads = tape.gradient(loss, variables)
+            grads = distribution.mean(tape.gradient(loss, variables))
             for grad, (mean, square) in zip(grads, self.averages[name], strict=True):
                 mean.assign_add((1.0 - _DECAY) * (grad - mean))
                 square.assign_add((1.0 - _DECAY) * (grad**2 - square))
@@ -79,7 +79,7 @@ class VarianceTracker(keras.layers.Layer):
         """The running variance by estimator's name, averaged over weights; dict of floats."""
         if not self.gradient_estimators:
             return {}
-        weight = 1.0 - _DECAY ** float(self.steps)  # of the past that the averages hold
+        weight = 1.0 - _DECAY ** float(self.steps.numpy())  # of the past that the averages hold
         result = {}
         for name, averages in self.averages.items():
             terms = [

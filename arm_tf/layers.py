@@ -166,6 +166,7 @@ class GradientEstimator(keras.layers.Layer):
                 shape=np.shape(value),
                 initializer=lambda shape, dtype, value=value: tf.cast(value, dtype),
                 trainable=name not in self.row.averages,
+                aggregation="mean",  # of what the replicas of a distributed training observe
                 name=name,
             )
             for name, value in self.row.initial_parameters(units).items()

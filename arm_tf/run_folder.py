@@ -33,7 +33,7 @@ class RunFolder:
     """
 
     def __init__(self, config):
-        self.path = pathlib.Path(config.logdir) / config.name
+        self.path = run_path(config)
         self._is_new = not self.path.exists()
         make_folder(self.path)
         self._lock = open(self.path / ".lock", "w")
@@ -110,11 +110,7 @@ class RunFolder:
     @property
     def result(self):
         """The result of a finished run, None before that."""
-        path = self.path / "result.json"
-        if not path.exists():
-            return None
-        with _reading(path):
-            return read_json(path)
+        return read_result(self.path)
 
     def write_result(self, result):
         """Writes result.json, which marks the run as finished."""
@@ -125,6 +121,11 @@ class RunFolder:
         lines = [",".join(rows[0])] if rows else []
         lines += [",".join(f"{value:.10g}" for value in row.values()) for row in rows]
         write_text(self.path / "metrics.csv", "\n".join(lines) + "\n")
+
+
+def run_path(config):
+    """Where the folder of a configuration's run is."""
+    return pathlib.Path(config.logdir) / config.name
 
 
 def make_folder(path, flag="--logdir"):
@@ -159,6 +160,15 @@ def read_config(path):
         raise RunError(f"{path} is not the folder of a run: it has no config.json.")
     with _reading(file):
         return config_lib.Config.from_dict(read_json(file)["config"])
+
+
+def read_result(path):
+    """The result of the finished run in a folder, a dict; None before that."""
+    file = pathlib.Path(path) / "result.json"
+    if not file.exists():
+        return None
+    with _reading(file):
+        return read_json(file)
 
 
 def read_metrics(path, last_step=math.inf):

@@ -5,7 +5,7 @@ import contextlib
 import keras
 import tensorflow as tf
 
-from arm_tf import estimators, models
+from arm_tf import distribution, estimators, models
 from arm_tf.run_folder import RunError
 
 _MODELS = {"vae": models.BinaryVAE, "conditional": models.ConditionalNetwork}
@@ -125,7 +125,7 @@ def build_optimizers(config, variable_groups):
     return optimizers
 
 
-def make_steps(config, model, gradient_estimators, tracker, variable_groups, optimizers):
+def make_steps(config, model, gradient_estimators, tracker, variable_groups, optimizers, strategy):
     """A compiled function that takes up to `config.steps_per_loop` training steps in one call.
 
     The function's arguments are the training images, uint8 [N, pixels]; the images of each
@@ -133,10 +133,16 @@ def make_steps(config, model, gradient_estimators, tracker, variable_groups, opt
     units]; the tracker's noise likewise; and how many steps to take, int32. It returns the
     loss of each step (the negative ELBO or bound) in nats, float32 [steps_per_loop], and the
     gradient norms by part at the last step.
+
+    Each replica of `strategy` takes its share of every batch, with the noise of that share, and
+    all apply the mean gradient. The collective operations that this takes keep XLA out.
     """
     groups = {part: variable_groups[part] for part in optimizers}
+    replicas = strategy.num_replicas_in_sync
 
-    def step(x, u, tracker_u, is_last):
+    def step(images, order, u, tracker_u, is_last):
+        x = tf.cast(tf.gather(images, distribution.share(order, axis=0)), tf.float32)
+        u, tracker_u = distribution.share(u, axis=1), distribution.share(tracker_u, axis=1)
         with tf.GradientTape(persistent=True) as tape:
             encoder_loss, decoder_loss, estimator_loss = model.losses(
                 x, u, gradient_estimators, config.decoder_samples
@@ -151,20 +157,21 @@ def make_steps(config, model, gradient_estimators, tracker, variable_groups, opt
         all_grads = []
         for part, variables in groups.items():
             grads = tape.gradient(losses[part], [variable.value for variable in variables])
-            optimizers[part].apply(grads, variables)
+            grads = distribution.mean(grads)
+            optimizers[part].apply(distribution.addends(grads), variables)
             all_grads.append(grads)
         norms = tf.cond(  # they cost as much as an optimiser's step
             is_last,
             lambda: tf.stack([tf.linalg.global_norm(grads) for grads in all_grads]),
             lambda: tf.zeros([len(groups)]),
         )
-        return decoder_loss, norms
+        return distribution.mean(decoder_loss), norms
 
-    @tf.function(jit_compile=config.jit, autograph=False)
+    @tf.function(jit_compile=config.jit and replicas == 1, autograph=False)
     def steps(images, order, u, tracker_u, count):
         def body(i, losses, _):
-            x = tf.cast(tf.gather(images, order[i]), tf.float32)
-            loss, norms = step(x, u[i], tracker_u[i], i + 1 == count)
+            each = strategy.run(step, (images, order[i], u[i], tracker_u[i], i + 1 == count))
+            loss, norms = (strategy.experimental_local_results(value)[0] for value in each)
             return i + 1, tf.tensor_scatter_nd_update(losses, [[i]], [loss]), norms
 
         start = (0, tf.zeros([config.steps_per_loop]), tf.zeros([len(groups)]))

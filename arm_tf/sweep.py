@@ -37,13 +37,12 @@ class Cell:
 
     @property
     def path(self):
-        return pathlib.Path(self.config.logdir) / self.config.name
+        return run_folder.run_path(self.config)
 
     @property
     def result(self):
         """The result of a finished run, a dict, or None."""
-        file = self.path / "result.json"
-        return run_folder.read_json(file) if file.exists() else None
+        return run_folder.read_result(self.path)
 
     @property
     def progress(self):
@@ -98,7 +97,7 @@ def train_in_worker(settings):
       None, or the one line that says why the run cannot be finished.
     """
     config = Config.from_dict(settings)
-    path = run_folder.make_folder(pathlib.Path(config.logdir) / config.name)
+    path = run_folder.make_folder(run_folder.run_path(config))
     with open(path / "output.txt", "a", encoding="utf-8", buffering=1) as output:
         with contextlib.redirect_stdout(output):
             try:

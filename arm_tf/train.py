@@ -5,9 +5,9 @@ The same command run again resumes a run that was stopped; --help lists the sett
 
 from absl import flags
 
-from arm_tf import cli, data, estimators, trials
+from arm_tf import cli, cluster, data, estimators, trials
 from arm_tf.config import ConfigError
-from arm_tf.run_folder import RunFolder
+from arm_tf.run_folder import RunFolder, read_result, run_path
 
 
 def define_flags():
@@ -27,6 +27,11 @@ def main():
         raise ConfigError(
             f"--trials must be an integer of at least 1, received {flags.FLAGS.trials}."
         )
+    if flags.FLAGS.trials > 1 and config.distribute != "none":
+        raise ConfigError(
+            f"--trials={flags.FLAGS.trials} takes --distribute=none, "
+            f"received {config.distribute!r}."
+        )
     if flags.FLAGS.trials > 1:
         trials.run(trials.configurations(config, flags.FLAGS.trials))
     else:
@@ -35,23 +40,29 @@ def main():
 
 def train(config):
     """Trains the run of a configuration, or goes on with it."""
-    folder = RunFolder(config)
-    if folder.result:
-        print(f"The run in {folder.path} is finished; its figures are in result.json.")
+    workers = cluster.find(config.distribute)
+    folder = RunFolder(config) if workers.is_chief else None
+    path = run_path(config)
+    if read_result(path):
+        print(f"The run in {path} is finished; its figures are in result.json.")
         return
     try:
         dataset = data.load(
             config.dataset, config.data_dir, config.valid_images, config.test_images
         )
     except data.DataError:
-        folder.discard_if_new()
+        if folder:
+            folder.discard_if_new()
         raise
-    folder.start(config, dataset)
+    if folder:
+        folder.start(config, dataset)
 
-    cli.load_tensorflow()
+    if workers.addresses:
+        print(f"This is {workers}; waiting for the others.", flush=True)
+    cli.load_tensorflow(config.distribute)
     from arm_tf import training
 
-    training.train(config, dataset, folder)
+    training.train(config, dataset, folder, workers)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """Training: the run from start or checkpoint to result, with evaluation and TensorBoard."""
 
+import hashlib
+import json
 import math
 import signal
 import sys
@@ -10,7 +12,8 @@ import numpy as np
 import tensorflow as tf
 import tqdm
 
-from arm_tf import diagnostics, evaluation, noise, plots, run_folder, steps
+from arm_tf import diagnostics, distribution, evaluation, noise, plots, run_folder, steps
+from arm_tf.cluster import ALONE
 from arm_tf.run_folder import RunError
 
 _IMAGES_SHOWN = 64
@@ -56,14 +59,18 @@ class Trainer:
     Args:
       config: `arm_tf.config.Config`.
       dataset: `arm_tf.data.Dataset`.
-      folder: `arm_tf.run_folder.RunFolder`; a checkpoint in it is restored.
+      folder: `arm_tf.run_folder.RunFolder`; a checkpoint in it is restored. None for workers
+        other than the chief, which take its state and write nothing.
+      cluster: `arm_tf.cluster.Cluster`.
 
     Raises:
-      RunError: there are fewer training images than one batch, or no checkpoint can be restored.
+      RunError: there are fewer training images than one batch, a batch cannot be shared equally
+        among the replicas, or no checkpoint can be restored.
     """
 
-    def __init__(self, config, dataset, folder):
+    def __init__(self, config, dataset, folder, cluster=ALONE):
         self.config, self.dataset, self.folder = config, dataset, folder
+        self.cluster = cluster
         self.loss_name = {"elbo": "neg_elbo", "multisample": "neg_bound"}[config.objective]
         self.steps_per_epoch = len(dataset.train) // config.batch_size
         if not self.steps_per_epoch:
@@ -75,29 +82,43 @@ class Trainer:
         if config.max_steps is not None:
             self.total_steps = min(self.total_steps, config.max_steps)
 
-        self.model = steps.build_model(config, dataset)
-        self.estimators = steps.build_gradient_estimators(config, self.model)
-        self.tracker = diagnostics.VarianceTracker(
-            {
-                name: steps.build_gradient_estimators(config, self.model, name)
-                for name in config.track_variance
-            },
-            self.model.variable_groups["encoder"],
-        )
-        learned = [self.tracker, *self.estimators]
-        self.groups = {
-            **self.model.variable_groups,
-            "estimator": [v for layer in learned for v in layer.trainable_variables],
-        }
-        self.optimizers = steps.build_optimizers(config, self.groups)
+        self.strategy = distribution.strategy(config.distribute)
+        replicas = self.strategy.num_replicas_in_sync
+        if config.batch_size % replicas:
+            raise RunError(
+                f"--batch_size={config.batch_size} cannot be shared equally among {replicas} "
+                "replicas; choose a multiple of that."
+            )
+        with distribution.working_together(cluster), self.strategy.scope():
+            if cluster.addresses:
+                self._compare_with_chief()
+            self.model = steps.build_model(config, dataset)
+            self.estimators = steps.build_gradient_estimators(config, self.model)
+            self.tracker = diagnostics.VarianceTracker(
+                {
+                    name: steps.build_gradient_estimators(config, self.model, name)
+                    for name in config.track_variance
+                },
+                self.model.variable_groups["encoder"],
+            )
+            learned = [self.tracker, *self.estimators]
+            self.groups = {
+                **self.model.variable_groups,
+                "estimator": [v for layer in learned for v in layer.trainable_variables],
+            }
+            self.optimizers = steps.build_optimizers(config, self.groups)
         self.take_steps = steps.make_steps(
-            config, self.model, self.estimators, self.tracker, self.groups, self.optimizers
+            config,
+            self.model,
+            self.estimators,
+            self.tracker,
+            self.groups,
+            self.optimizers,
+            self.strategy,
         )
         self.noise_rows = {
             "train": self.model.noise_rows(self.estimators, config.decoder_samples),
-            "variance": self.tracker.noise_rows(
-                self.model
-            ),  # apart, so that tracking changes nothing
+            "variance": self.tracker.noise_rows(self.model),  # apart: tracking changes nothing
         }
         self.is_compiled = False
         self.epoch, self.epoch_images = None, None  # the epoch under way, its images on the device
@@ -115,29 +136,54 @@ class Trainer:
             "training_seconds": tf.Variable(0.0, dtype=tf.float64),
             "seconds": tf.Variable(0.0, dtype=tf.float64),  # evaluation included
         }
-        checkpoints = folder.path / "checkpoints"
-        state = tf.train.Checkpoint(
-            weights=steps.tensors(self.model),
-            estimators=[steps.tensors(layer) for layer in learned],
-            optimizers={
+        self.metrics = []
+        state = {
+            "weights": steps.tensors(self.model),
+            "estimators": [steps.tensors(layer) for layer in learned],
+            "optimizers": {
                 part: steps.tensors(optimizer) for part, optimizer in self.optimizers.items()
             },
-            position=self.position,
-        )
+            "position": self.position,
+        }
+        if folder:
+            self._open(state)
+        if cluster.addresses:
+            variables = tf.nest.flatten(state)
+            with distribution.working_together(cluster):
+                values = distribution.from_chief(self.strategy, variables)
+            for variable, value in zip(variables, values, strict=True):
+                variable.assign(value)
+        self.begun = time.monotonic() - float(self.position["seconds"])
+
+    def _open(self, state):
+        """Opens the folder's files for writing, and takes up the state that they hold."""
+        path = self.folder.path
+        checkpoints = path / "checkpoints"
         with self.writing():
-            self.latest = steps.checkpoint_manager(state, checkpoints, keep=2)
+            self.latest = steps.checkpoint_manager(
+                tf.train.Checkpoint(**state), checkpoints, keep=2
+            )
             self.best = steps.checkpoint_manager(
-                tf.train.Checkpoint(weights=steps.tensors(self.model)), checkpoints / "best", keep=1
+                tf.train.Checkpoint(weights=state["weights"]), checkpoints / "best", keep=1
             )
             self.writers = {
-                split: tf.summary.create_file_writer(str(folder.path / split))
+                split: tf.summary.create_file_writer(str(path / split))
                 for split in ("train", "valid", "test")
             }
         self._restore()
-        self.begun = time.monotonic() - float(self.position["seconds"])
         # The row of this step is there without its evaluation if the run died between the two.
         steps_evaluated = self.step if self.is_evaluated else self.step - 1
-        self.metrics = run_folder.read_metrics(folder.path, steps_evaluated)
+        self.metrics = run_folder.read_metrics(path, steps_evaluated)
+
+    def _compare_with_chief(self):
+        """Raises RunError unless the chief has the same settings and data."""
+        own = json.dumps([self.config.settings(), self.dataset.checksum])
+        own = tf.constant(int(hashlib.sha256(own.encode()).hexdigest()[:15], 16), tf.int64)
+        if distribution.from_chief(self.strategy, [own])[0] != own:
+            raise RunError(
+                f"This is {self.cluster}, whose settings or data are not those of worker 0; "
+                "give all workers the same."
+            )
 
     def _restore(self):
         """Restores the newest checkpoint that is not damaged, if there is any checkpoint."""
@@ -183,14 +229,16 @@ class Trainer:
           RunError: a loss or gradient is not finite.
         """
         if not self.is_compiled:
-            self.take_steps(*self.arguments(0))
+            with distribution.working_together(self.cluster):
+                self.take_steps(*self.arguments(0))
             self.is_compiled = True
         begin, config, step = time.monotonic(), self.config, self.step
         left_in_epoch = self.steps_per_epoch - step % self.steps_per_epoch
         count = min(config.steps_per_loop, left_in_epoch, self.total_steps - step)
-        losses, norms = self.take_steps(*self.arguments(count))
-        losses = losses.numpy()[:count].astype(np.float64)
-        norms = {part: float(norm) for part, norm in norms.items()}
+        with distribution.working_together(self.cluster):
+            losses, norms = self.take_steps(*self.arguments(count))
+            losses = losses.numpy()[:count].astype(np.float64)
+            norms = {part: float(norm) for part, norm in norms.items()}
         if not np.isfinite(losses).all():
             raise self.not_finite("The loss", step + 1 + int(np.argmin(np.isfinite(losses))))
         if not all(map(math.isfinite, norms.values())):
@@ -204,15 +252,20 @@ class Trainer:
         self.position["step"].assign(step + count)
         seconds = time.monotonic() - begin
         self.position["training_seconds"].assign_add(seconds)
-        with self.writing(), self.writers["train"].as_default(step + count):
-            tf.summary.scalar(f"bounds/{self.loss_name}", losses.mean())
-            tf.summary.scalar("training/learning_rate", config.learning_rate)
-            tf.summary.scalar("training/steps_per_second", count / seconds)
+        if self.folder:
+            self._log(step + count, losses.mean(), norms, count / seconds)
+        return losses.mean(), count / seconds
+
+    def _log(self, step, loss, norms, steps_per_second):
+        """Writes the events of a loop of steps."""
+        with self.writing(), self.writers["train"].as_default(step):
+            tf.summary.scalar(f"bounds/{self.loss_name}", loss)
+            tf.summary.scalar("training/learning_rate", self.config.learning_rate)
+            tf.summary.scalar("training/steps_per_second", steps_per_second)
             for part, norm in norms.items():
                 tf.summary.scalar(f"gradient_norm/{part}", norm)
             for name, variance in self.tracker.variances().items():
                 tf.summary.scalar(f"gradient_variance/{name}", variance)
-        return losses.mean(), count / seconds
 
     def arguments(self, count):
         """Arguments of `take_steps` for `count` steps from the present one."""
@@ -241,18 +294,30 @@ class Trainer:
     def not_finite(self, what, step):
         return RunError(
             f"{what} is not finite at step {step}; the last good checkpoint in "
-            f"{self.folder.path} is kept. A smaller --learning_rate may help."
+            f"{run_folder.run_path(self.config)} is kept. A smaller --learning_rate may help."
         )
 
     def evaluation_is_due(self):
-        """Whether the present step ends an interval between evaluations and was not evaluated."""
+        """Whether the present step ends an interval between evaluations and was not evaluated.
+
+        Never on workers other than the chief.
+        """
         step = self.step
         interval = self.config.eval_every * self.steps_per_epoch
         ends_interval = step == self.total_steps or (step > 0 and step % interval == 0)
-        return ends_interval and not self.is_evaluated
+        return self.cluster.is_chief and ends_interval and not self.is_evaluated
+
+    def agree(self, stop):
+        """Asks every worker to stop where one of them was asked to."""
+        if self.cluster.addresses:
+            with distribution.working_together(self.cluster):
+                stop.requested = distribution.any_worker(self.strategy, stop.requested)
 
     def evaluate(self, stop):
         """Validates, keeps the weights if they are the best so far, writes metrics and events.
+
+        Args:
+          stop: `Stop`; one that other workers have to agree to waits for the end.
 
         Returns:
           The new row of metrics.
@@ -262,8 +327,9 @@ class Trainer:
           Stopped: `stop` was requested meanwhile; nothing has changed.
         """
         step, position = self.step, self.position
-        valid = self.evaluators["valid"](stop.check)
-        test = self.evaluators["test"](stop.check)
+        check = [] if self.cluster.addresses else [stop.check]
+        valid = self.evaluators["valid"](*check)
+        test = self.evaluators["test"](*check)
         if not math.isfinite(valid.nll):
             raise self.not_finite("The validation bound", step)
         if valid.nll < float(position["best_valid_nll"]):
@@ -299,6 +365,8 @@ class Trainer:
 
     def save(self):
         """Writes a checkpoint from which the run goes on as if it had never stopped."""
+        if not self.folder:
+            return
         self.position["seconds"].assign(time.monotonic() - self.begun)
         with self.writing():
             self.latest.save()  # under a new name, so that those before it stay as they are
@@ -376,28 +444,35 @@ class Trainer:
         return result
 
 
-def train(config, dataset, folder):
+def train(config, dataset, folder, cluster=ALONE):
     """Trains, or goes on training, until the run is finished or asked to stop.
 
     Args:
       config: `arm_tf.config.Config`.
       dataset: `arm_tf.data.Dataset`.
-      folder: `arm_tf.run_folder.RunFolder`, started with the two.
+      folder: `arm_tf.run_folder.RunFolder`, started with the two; None for workers other than
+        the chief.
+      cluster: `arm_tf.cluster.Cluster`.
 
     Raises:
       RunError: the loss is not finite, or there are fewer training images than one batch.
     """
     with Stop() as stop:
-        trainer = Trainer(config, dataset, folder)
+        trainer = Trainer(config, dataset, folder, cluster)
         resumed = f" from step {trainer.step:,}" if trainer.step else ""
+        replicas = trainer.strategy.num_replicas_in_sync
+        shared = f" on {replicas} replicas" if replicas > 1 else ""
         print(
-            f"Training {folder.path}{resumed}: {len(dataset.train):,} training, "
-            f"{len(dataset.valid):,} validation and {len(dataset.test):,} test images, "
-            f"{trainer.total_steps:,} steps, {trainer.steps_per_epoch:,} an epoch.",
+            f"Training {run_folder.run_path(config)}{resumed}{shared}: "
+            f"{len(dataset.train):,} training, {len(dataset.valid):,} validation and "
+            f"{len(dataset.test):,} test images, {trainer.total_steps:,} steps, "
+            f"{trainer.steps_per_epoch:,} an epoch.",
             flush=True,
         )
         try:
             _train_to_end(trainer, stop)
+            if not folder:
+                return
             with _bar(1.0, 0.0, "{desc}: {percentage:3.0f}% [{elapsed}<{remaining}]") as bar:
                 bar.set_description(f"test bound with {config.test_samples:,} samples")
 
@@ -407,7 +482,8 @@ def train(config, dataset, folder):
 
                 result = trainer.finish(progress)
         except Stopped:
-            trainer.save_pictures()
+            if folder:
+                trainer.save_pictures()
             print(f"Stopped at step {trainer.step:,}; the same command goes on from there.")
             return
     note = "" if dataset.published is not False else " These are not the published data."
@@ -468,6 +544,7 @@ def _train_to_end(trainer, stop):
                         f"{row['valid_neg_elbo']:.2f}, test {row['test_neg_elbo']:.2f}  "
                         f"bound on -log p: valid {row['valid_nll']:.2f}  {rate}",
                     )
+                trainer.agree(stop)
                 stop.check()
             except Stopped:
                 trainer.save()

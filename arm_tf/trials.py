@@ -95,9 +95,7 @@ def summarise(configs):
     nats; "deviation" is the standard deviation between trials.
     """
     first, last = configs[0], configs[-1]
-    results = [
-        run_folder.read_json(pathlib.Path(c.logdir) / c.name / "result.json") for c in configs
-    ]
+    results = [run_folder.read_result(run_folder.run_path(config)) for config in configs]
     summary = {"seeds": [c.seed for c in configs], "runs": [c.name for c in configs]}
     for figure in _FIGURES:
         values = [result[figure] for result in results]
