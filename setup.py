@@ -15,7 +15,6 @@ setup(
         "matplotlib>=3.8,<4",
         "numpy>=1.26,<3",
         "pillow>=10",
-        "scipy>=1.11,<2",
         "tensorboard>=2.20,<2.22",
         "tensorflow>=2.20,<2.22",
         "tensorflow-probability>=0.25,<0.26",
@@ -26,6 +25,14 @@ setup(
         "gpu": ["tensorflow[and-cuda]>=2.20,<2.22"],
         "notebooks": ["jupyterlab>=4", "nbclient>=0.10", "ipykernel>=6"],
         "sweep": ["ray[default]>=2.40,<3"],
-        "test": ["pytest>=8", "pytest-xdist>=3", "ray[default]>=2.40,<3", "ruff>=0.5", "build>=1"],
+        "test": [
+            "build>=1",
+            "hypothesis>=6",
+            "pytest>=8",
+            "pytest-xdist>=3",
+            "ray[default]>=2.40,<3",
+            "ruff>=0.5",
+            "scipy>=1.11,<2",
+        ],
     },
 )

@@ -9,11 +9,15 @@ import contextlib
 import dataclasses
 import gzip
 import hashlib
+import io
+import math
 import os
 import pathlib
 import socket
+import struct
 import tempfile
 import zipfile
+import zlib
 
 import numpy as np
 from absl import logging
@@ -22,6 +26,7 @@ from arm_tf import glyphs
 
 PIXELS = 784
 _CHUNK = 4096  # rows handled at a time where a whole array would need much memory
+_BLOCK = 2**16  # bytes of a file handled at a time
 _BINARISATION_SEED = 784_28  # validation and test bits of the dynamic sets
 _TIMEOUT = 60.0  # seconds without a byte before a download is given up
 
@@ -344,53 +349,156 @@ def _read_amat(path, count):
 
 
 def _read_mat(path, shapes):
-    """The arrays of a MATLAB 5 file, {name: [shape]}, in the order of `shapes`."""
-    import scipy.io
+    """The arrays of a MATLAB 5 file, {name: [shape]}, in the order of `shapes`.
 
-    with _parsing(path, "a MATLAB 5 file"):
-        found = {name: (shape, kind) for name, shape, kind in scipy.io.whosmat(str(path))}
+    Reads full arrays of real numbers and nothing else, never more of them than `shapes` asks for.
+    """
+    _check_size(path, 8 * sum(map(math.prod, shapes.values())))
+    arrays, found = {}, {}
+    with _parsing(path, "a MATLAB 5 file"), open(path, "rb") as file:
+        order = {b"IM": "<", b"MI": ">"}[file.read(128)[126:]]
+        while file.peek(1) and len(arrays) < len(shapes):
+            kind, size = struct.unpack(order + "II", _exactly(file, 8))
+            end = file.tell() + size
+            stream = file
+            if kind == _MAT_COMPRESSED:
+                stream = io.BufferedReader(_Inflated(file, size))
+                kind, _ = struct.unpack(order + "II", _exactly(stream, 8))
+            if kind != _MAT_MATRIX:
+                raise ValueError(f"an element of type {kind}")
+            name, shape, number, is_complex = _mat_header(stream, order)
+            if name in shapes and name not in arrays:
+                found[name] = f"{'complex ' * is_complex}{shape} {number}"
+                if shape == shapes[name] and number in _MAT_NUMBERS and not is_complex:
+                    arrays[name] = _mat_array(stream, order, shape)
+                    if stream is not file and stream.read(1):  # checks the checksum, too
+                        raise ValueError("more in an array than its shape")
+            file.seek(end)
     for name, shape in shapes.items():
-        found_shape, kind = found.get(name, ("nothing", ""))
-        if found_shape != shape or kind not in ("uint8", "logical", "single", "double"):
-            raise _refusal(path, f"{name}, numbers {shape}", f"{found_shape} {kind}".rstrip())
-    with _parsing(path, "a MATLAB 5 file"):
-        arrays = scipy.io.loadmat(str(path), variable_names=list(shapes))
-    for name in shapes:
-        if arrays[name].dtype.kind not in "uf":
-            raise _refusal(path, f"{name}, real numbers", arrays[name].dtype)
+        if name not in arrays:
+            raise _refusal(path, f"{name}, numbers {shape}", found.get(name, "nothing"))
     return {name: arrays[name] for name in shapes}
 
 
-def _read_npz(path):
-    """(train, test), uint8 [60000, 784] and [10000, 784], from the layout of Keras's MNIST."""
+_MAT_MATRIX, _MAT_COMPRESSED = 14, 15
+_MAT_CLASSES = (
+    "none cell struct object char sparse double single int8 uint8 int16 uint16 int32 uint32 int64 "
+    "uint64 function"
+).split()
+_MAT_NUMBERS = ("double", "single", "uint8")
+_MAT_TYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8"}
+
+
+def _mat_header(stream, order):
+    """Name, shape and class of a matrix, and whether it is complex."""
+    flags, dimensions, name = (_mat_part(stream, order) for _ in range(3))
+    (flags,) = struct.unpack(order + "I", flags[:4])
+    shape = tuple(np.frombuffer(dimensions, order + "i4").tolist())
+    number = _MAT_CLASSES[min(flags & 0xFF, len(_MAT_CLASSES) - 1)]
+    return name.decode("latin1"), shape, number, bool(flags & 0x800)
+
+
+def _mat_part(stream, order):
+    """The contents of a short part of a matrix, without the padding."""
+    tag = _exactly(stream, 8)
+    kind, size = struct.unpack(order + "II", tag)
+    if kind >> 16:  # up to four bytes within the tag
+        return tag[4 : 4 + (kind >> 16)]
+    if size > 256:
+        raise ValueError(f"a header of {size} bytes")
+    return _exactly(stream, -(-size // 8) * 8)[:size]
+
+
+def _mat_array(stream, order, shape):
+    """The numbers of a matrix, of the type they are stored in."""
+    kind, size = struct.unpack(order + "II", _exactly(stream, 8))
+    numbers = np.empty(math.prod(shape), order + _MAT_TYPES[kind])
+    if size != numbers.nbytes:
+        raise ValueError(f"{size} bytes for {numbers.nbytes}")
+    _fill(numbers, stream)
+    _exactly(stream, -size % 8)
+    return numbers.reshape(shape, order="F")
+
+
+class _Inflated(io.RawIOBase):
+    """What `size` bytes of a file unpack to, unpacked as it is read."""
+
+    def __init__(self, file, size):
+        self._file, self._left, self._zlib = file, size, zlib.decompressobj()
+
+    def readable(self):
+        return True
+
+    def readinto(self, buffer):
+        contents = b""
+        while not contents and not self._zlib.eof:
+            block = self._zlib.unconsumed_tail or self._file.read(min(self._left, _BLOCK))
+            if not block:
+                raise EOFError("the end is missing")
+            self._left -= 0 if self._zlib.unconsumed_tail else len(block)
+            contents = self._zlib.decompress(block, len(buffer))
+        buffer[: len(contents)] = contents
+        return len(contents)
+
+
+def _exactly(stream, size):
+    """So many bytes, of which there must be no fewer."""
+    contents = stream.read(size)
+    if len(contents) != size:
+        raise EOFError(f"{size} bytes expected, {len(contents)} left")
+    return contents
+
+
+def _fill(numbers, stream):
+    """Reads an array of one dimension from a stream, in short blocks."""
+    contents = memoryview(numbers).cast("B")
+    for start in range(0, len(contents), _BLOCK):
+        block = contents[start : start + _BLOCK]
+        block[:] = _exactly(stream, len(block))
+
+
+def _read_npz(path, counts=(60_000, 10_000)):
+    """(train, test), uint8 [count, 784] each, from the layout of Keras's MNIST."""
+    _check_size(path, sum(counts) * PIXELS)
     images = []
-    for name, count in (("x_train", 60_000), ("x_test", 10_000)):
+    for name, count in zip(("x_train", "x_test"), counts, strict=True):
         shape = (count, 28, 28)
-        with _parsing(path, f"an .npz archive with {name}"):
-            found_shape, dtype = _npy_header(path, name)
-        if found_shape != shape or dtype != np.uint8:
+        with (
+            _parsing(path, f"an .npz archive with {name}"),
+            zipfile.ZipFile(path) as archive,
+            _npy_member(archive, name) as file,
+        ):
+            found_shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
+            is_right = found_shape == shape and dtype == np.uint8
+            if is_right:
+                array = np.empty(math.prod(shape), np.uint8)
+                _fill(array, file)
+                if file.read(1):  # checks the member's checksum, too
+                    raise ValueError("more in an array than its shape")
+        if not is_right:
             raise _refusal(path, f"{name}, uint8 {shape}", f"{dtype} {found_shape}")
-        with _parsing(path, f"an .npz archive with {name}"):
-            with np.load(path, allow_pickle=False) as archive:
-                images.append(archive[name].reshape(count, PIXELS))
+        array = array.reshape(shape, order="F" if fortran_order else "C")
+        images.append(array.reshape(count, PIXELS))
     return images
 
 
-def _npy_header(path, name):
-    """Shape and dtype that an array in an archive claims, before any of it is read."""
-    readers = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }
-    with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
-        shape, _, dtype = readers[np.lib.format.read_magic(file)](file)
-    return shape, dtype
+def _npy_member(archive, name):
+    """An array in an archive, opened past its magic bytes."""
+    member = archive.getinfo(f"{name}.npy")
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError("neither stored nor deflated")  # others unpack to any size at once
+    file = archive.open(member)
+    version = np.lib.format.read_magic(file)
+    if version != (1, 0):  # headers of others may be of any length
+        raise ValueError(f"an array in format {version}")
+    return file
 
 
 def _read_idx(path, count):
     """uint8 [count, 784] from a gzipped idx file of 28 x 28 images."""
     header = np.array([0x0803, count, 28, 28], ">i4").tobytes()
     size = len(header) + count * PIXELS
+    _check_size(path, size)
     with _parsing(path, "a gzipped idx file"), gzip.open(path) as file:
         contents = file.read(size + 1)
     if contents[: len(header)] != header:
@@ -400,6 +508,13 @@ def _read_idx(path, count):
         found = len(contents) if len(contents) < size else "more"
         raise _refusal(path, f"{size} bytes once unpacked", found)
     return np.frombuffer(contents, np.uint8, offset=len(header)).reshape(count, PIXELS)
+
+
+def _check_size(path, size):
+    """Refuses a file that is much larger than its contents; gzip and checksums read it all."""
+    found, most = path.stat().st_size, 2 * size + 2**20
+    if found > most:
+        raise _refusal(path, f"at most {most} bytes", found)
 
 
 @contextlib.contextmanager

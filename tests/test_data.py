@@ -413,7 +413,7 @@ BAD_CHARDATA = {
     "transposed": ({"testdata": np.zeros([8_070, 784], np.uint8)}, "found (8070, 784)"),
     "missing": ({"testdata": None}, "testdata, numbers (784, 8070), found nothing"),
     "text": ({"data": np.array(["a", "b"])}, "char"),
-    "complex": ({"data": grey_with(0) * 1j}, "real numbers, found complex"),
+    "complex": ({"data": grey_with(0) * 1j}, "found complex"),
 }
 
 
@@ -431,7 +431,7 @@ def test_truncated_chardata(tmp_path):
     path.write_bytes(path.read_bytes()[:-100])
     assert "cannot be read" in refused("omniglot", tmp_path)
     path.write_bytes(path.read_bytes()[:2_000])
-    assert "testdata, numbers (784, 8070), found nothing" in refused("omniglot", tmp_path)
+    assert "cannot be read" in refused("omniglot", tmp_path)
 
 
 def test_bad_idx(tmp_path, grey):
