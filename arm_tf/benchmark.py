@@ -2,9 +2,10 @@
 
 Steps of training against a plain reference (`arm_tf.plain_reference`) and against their bare
 matrix products, with a table of where a step's time goes; the test bound against its products; a
-process's memory and start; trials at once; and how cost grows with batch, units, layers, samples
-and estimators. What is compared runs interleaved, round by round; figures are medians, with the
-quartiles as spread. Writes benchmark.json and benchmark.png.
+process's memory and start; trials at once; how cost grows with batch, units, layers, samples
+and estimators; and what a comparison of all estimators in the paper's settings costs. What is
+compared runs interleaved, round by round; figures are medians, with the quartiles as spread. Writes
+benchmark.json and benchmark.png.
 """
 
 import concurrent.futures
@@ -21,9 +22,9 @@ import time
 import numpy as np
 from absl import flags
 
-from arm_tf import cli, config, data, paper, run_folder, trials
+from arm_tf import cli, config, data, estimators, paper, run_folder, trials
 
-PARTS = ("steps", "evaluation", "process", "trials", "sweep")
+PARTS = ("steps", "evaluation", "process", "trials", "sweep", "cost")
 _MODELS = {name: paper.SETTINGS[f"mnist_static-{name}"] for name in
            ("linear", "nonlinear", "two_layers")}  # fmt: skip
 _PLAIN_STEPS = 20  # in one measurement
@@ -36,6 +37,13 @@ _SWEEPS = {
     "num_samples": (1, 2, 4, 8, 16),
     "track_variance": (("arm",), ("arm", "disarm"), ("arm", "disarm", "loo", "rodeo")),
 }
+_TRAIN_IMAGES = {"mnist_static": 50_000, "mnist_threshold": 55_000, "omniglot": 23_000}
+_COMPARED = {
+    name: settings
+    for name, settings in paper.SETTINGS.items()
+    if name == "mnist_threshold-conditional" or not name.startswith("mnist_threshold")
+}
+_COMPARED_SEEDS, _CORES = 5, (2, 64, 1000)
 
 
 def random_images():
@@ -384,6 +392,69 @@ def measure_sweep(dataset, rounds):
     return results
 
 
+def measure_cost(dataset, rounds):
+    """Steps a second of every estimator, and what comparing them at full length costs; a dict.
+
+    Left out is the one that is not for so many units, enumeration. Every estimator is measured on the linear model for MNIST, and ARM in each of the seven settings
+    of the paper's tables; the rate of another estimator in another setting is taken to be the
+    product of its rate over ARM's and ARM's there. A run occupies the cores of this process.
+    """
+    names = [name for name, row in estimators.TABLE.items() if not row.max_units]
+    cells = {("mnist_static-linear", name): {"estimator": name} for name in names}
+    cells |= {(setting, "arm"): {} for setting in _COMPARED}
+    benches = {
+        cell: Bench(dataset, **{**_COMPARED[cell[0]], **change, "steps_per_loop": 20})
+        for cell, change in cells.items()
+    }
+    print(f"cost: {len(benches)} programs compiled, measuring", flush=True)
+    functions = {cell: (bench.trainer.run_steps, bench.steps) for cell, bench in benches.items()}
+    seconds = {
+        cell: float(np.median(values))
+        for cell, values in measure(functions, max(3, rounds // 5)).items()
+    }
+    for bench in benches.values():
+        bench.close()
+    by_estimator = {name: seconds["mnist_static-linear", name] for name in names}
+    by_setting = {setting: seconds[setting, "arm"] for setting in _COMPARED}
+    hours = {}
+    for setting, settings in _COMPARED.items():
+        size = settings.get("batch_size", config.paper_batch_size(settings["dataset"]))
+        steps = settings["epochs"] * (_TRAIN_IMAGES[settings["dataset"]] // size)
+        for name in names:
+            row = estimators.get(name)
+            if settings.get("model") == "conditional" and (row.objective != "elbo" or row.dreams):
+                continue
+            relative = by_estimator[name] / by_estimator["arm"]
+            hours[setting, name] = steps * by_setting[setting] * relative / 3600
+    cores = len(os.sched_getaffinity(0))
+    total, longest = _COMPARED_SEEDS * sum(hours.values()), max(hours.values())
+    dear = sorted({name for _, name in hours}, key=by_estimator.get)[-2:]
+    frugal = [value for (_, name), value in hours.items() if name not in dear]
+    result = {
+        "steps_per_second": {name: 1 / value for name, value in by_estimator.items()},
+        "steps_per_second_of_arm": {name: 1 / value for name, value in by_setting.items()},
+        "runs": _COMPARED_SEEDS * len(hours),
+        "core_hours": cores * total,
+        "longest_run_hours": longest,
+        "dearest": dear,
+        "core_hours_without_dearest": cores * _COMPARED_SEEDS * sum(frugal),
+        "longest_run_hours_without_dearest": max(frugal),
+        "cores_of_a_run": cores,
+    }
+    print(f"{result['runs']} runs on {cores} cores each:")
+    for which in ("", "_without_dearest"):
+        core_hours, run = result[f"core_hours{which}"], result[f"longest_run_hours{which}"]
+        days = {n: max(core_hours / n, run) / 24 for n in _CORES}
+        result[f"days{which}"] = days
+        print(
+            f"{'without ' + ' and '.join(dear) if which else 'all estimators'}: {core_hours:,.0f} "
+            f"core hours, longest run {run:.1f} h; days on "
+            + ", ".join(f"{n:,} cores {value:.1f}" for n, value in days.items()),
+            flush=True,
+        )
+    return result
+
+
 def _text(values, digits=2):
     low, high = (f"{values[key]:.{digits}f}" for key in ("low", "high"))
     return f"{values['median']:.{digits}f} ({low}–{high})"
@@ -421,6 +492,7 @@ def main():
         "process": lambda: measure_process(values.rounds),
         "trials": measure_trials,
         "sweep": lambda: measure_sweep(dataset, values.rounds),
+        "cost": lambda: measure_cost(dataset, values.rounds),
     }
     for part in PARTS:
         if part in values.parts:

@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import gzip
 import hashlib
-import io
 import math
 import os
 import pathlib
@@ -349,96 +348,42 @@ def _read_amat(path, count):
 
 
 def _read_mat(path, shapes):
-    """The arrays of a MATLAB 5 file, {name: [shape]}, in the order of `shapes`.
+    """The arrays of a MATLAB 5 file, {name: [shape]}, in the order of `shapes`."""
+    import scipy.io
 
-    Reads full arrays of real numbers and nothing else, never more of them than `shapes` asks for.
-    """
-    _check_size(path, 8 * sum(map(math.prod, shapes.values())))
-    arrays, found = {}, {}
-    with _parsing(path, "a MATLAB 5 file"), open(path, "rb") as file:
-        order = {b"IM": "<", b"MI": ">"}[file.read(128)[126:]]
-        while file.peek(1) and len(arrays) < len(shapes):
-            kind, size = struct.unpack(order + "II", _exactly(file, 8))
-            end = file.tell() + size
-            stream = file
-            if kind == _MAT_COMPRESSED:
-                stream = io.BufferedReader(_Inflated(file, size))
-                kind, _ = struct.unpack(order + "II", _exactly(stream, 8))
-            if kind != _MAT_MATRIX:
-                raise ValueError(f"an element of type {kind}")
-            name, shape, number, is_complex = _mat_header(stream, order)
-            if name in shapes and name not in arrays:
-                found[name] = f"{'complex ' * is_complex}{shape} {number}"
-                if shape == shapes[name] and number in _MAT_NUMBERS and not is_complex:
-                    arrays[name] = _mat_array(stream, order, shape)
-                    if stream is not file and stream.read(1):  # checks the checksum, too
-                        raise ValueError("more in an array than its shape")
-            file.seek(end)
+    most = _check_size(path, 8 * sum(map(math.prod, shapes.values())))
+    with _parsing(path, "a MATLAB 5 file"):
+        _check_unpacked(path, most)
+        found = {name: (shape, kind) for name, shape, kind in scipy.io.whosmat(str(path))}
     for name, shape in shapes.items():
-        if name not in arrays:
-            raise _refusal(path, f"{name}, numbers {shape}", found.get(name, "nothing"))
+        found_shape, kind = found.get(name, ("nothing", ""))
+        if found_shape != shape or kind not in ("uint8", "logical", "single", "double"):
+            raise _refusal(path, f"{name}, numbers {shape}", f"{found_shape} {kind}".rstrip())
+    with _parsing(path, "a MATLAB 5 file"):
+        arrays = scipy.io.loadmat(str(path), variable_names=list(shapes))
+    for name, shape in shapes.items():
+        array = arrays.get(name, np.empty(0, object))
+        if array.dtype.kind not in "uf" or array.shape != shape:
+            raise _refusal(path, f"{name}, real numbers {shape}", f"{array.dtype} {array.shape}")
     return {name: arrays[name] for name in shapes}
 
 
-_MAT_MATRIX, _MAT_COMPRESSED = 14, 15
-_MAT_CLASSES = (
-    "none cell struct object char sparse double single int8 uint8 int16 uint16 int32 uint32 int64 "
-    "uint64 function"
-).split()
-_MAT_NUMBERS = ("double", "single", "uint8")
-_MAT_TYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8"}
+_MAT_COMPRESSED = 15
 
 
-def _mat_header(stream, order):
-    """Name, shape and class of a matrix, and whether it is complex."""
-    flags, dimensions, name = (_mat_part(stream, order) for _ in range(3))
-    (flags,) = struct.unpack(order + "I", flags[:4])
-    shape = tuple(np.frombuffer(dimensions, order + "i4").tolist())
-    number = _MAT_CLASSES[min(flags & 0xFF, len(_MAT_CLASSES) - 1)]
-    return name.decode("latin1"), shape, number, bool(flags & 0x800)
-
-
-def _mat_part(stream, order):
-    """The contents of a short part of a matrix, without the padding."""
-    tag = _exactly(stream, 8)
-    kind, size = struct.unpack(order + "II", tag)
-    if kind >> 16:  # up to four bytes within the tag
-        return tag[4 : 4 + (kind >> 16)]
-    if size > 256:
-        raise ValueError(f"a header of {size} bytes")
-    return _exactly(stream, -(-size // 8) * 8)[:size]
-
-
-def _mat_array(stream, order, shape):
-    """The numbers of a matrix, of the type they are stored in."""
-    kind, size = struct.unpack(order + "II", _exactly(stream, 8))
-    numbers = np.empty(math.prod(shape), order + _MAT_TYPES[kind])
-    if size != numbers.nbytes:
-        raise ValueError(f"{size} bytes for {numbers.nbytes}")
-    _fill(numbers, stream)
-    _exactly(stream, -size % 8)
-    return numbers.reshape(shape, order="F")
-
-
-class _Inflated(io.RawIOBase):
-    """What `size` bytes of a file unpack to, unpacked as it is read."""
-
-    def __init__(self, file, size):
-        self._file, self._left, self._zlib = file, size, zlib.decompressobj()
-
-    def readable(self):
-        return True
-
-    def readinto(self, buffer):
-        contents = b""
-        while not contents and not self._zlib.eof:
-            block = self._zlib.unconsumed_tail or self._file.read(min(self._left, _BLOCK))
-            if not block:
-                raise EOFError("the end is missing")
-            self._left -= 0 if self._zlib.unconsumed_tail else len(block)
-            contents = self._zlib.decompress(block, len(buffer))
-        buffer[: len(contents)] = contents
-        return len(contents)
+def _check_unpacked(path, most):
+    """Raises ValueError where an element of a MATLAB 5 file unpacks to more bytes than `most`."""
+    with open(path, "rb") as file:
+        order = {b"IM": "<", b"MI": ">"}[file.read(128)[126:]]
+        while len(tag := file.read(8)) == 8:
+            kind, left = struct.unpack(order + "II", tag)
+            end, unpacked, inflate = file.tell() + left, 0, zlib.decompressobj()
+            while kind == _MAT_COMPRESSED and (block := file.read(min(left, _BLOCK))):
+                left -= len(block)
+                unpacked += len(inflate.decompress(block, most + 1 - unpacked))
+                if unpacked > most:
+                    raise ValueError(f"an element of more than {most} bytes")
+            file.seek(end)
 
 
 def _exactly(stream, size):
@@ -511,10 +456,15 @@ def _read_idx(path, count):
 
 
 def _check_size(path, size):
-    """Refuses a file that is much larger than its contents; gzip and checksums read it all."""
+    """Refuses a file that is much larger than its contents; gzip and checksums read it all.
+
+    Returns:
+      int, the bytes that it may have.
+    """
     found, most = path.stat().st_size, 2 * size + 2**20
     if found > most:
         raise _refusal(path, f"at most {most} bytes", found)
+    return most
 
 
 @contextlib.contextmanager

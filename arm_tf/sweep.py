@@ -115,6 +115,10 @@ def run(cells, connection, retries):
       cells: a list of `Cell`; failures are added to them.
       connection: arguments of `ray.init`.
       retries: int, how often a failed run is tried again.
+
+    Returns:
+      How many "workers" there were, the "steps" of the runs that they finished, and the "seconds"
+      that took, start and evaluation of runs included; a dict.
     """
     import ray
 
@@ -131,7 +135,8 @@ def run(cells, connection, retries):
     remote = ray.remote(num_cpus=1, max_calls=1, max_retries=0)(train_in_worker)
     slots = int(ray.cluster_resources().get("CPU", 1))
     waiting = collections.deque(cell for cell in cells if not cell.result)
-    running, shown = {}, time.monotonic()
+    missing, running, begun = list(waiting), {}, time.monotonic()
+    shown = begun
     print(
         f"{len(cells)} runs, {len(cells) - len(waiting)} of them finished before; {slots} at once.",
         flush=True,
@@ -157,6 +162,8 @@ def run(cells, connection, retries):
                 print(view(cells, running.values(), waiting), flush=True)
     finally:
         ray.shutdown()
+    steps = sum(cell.result["steps"] for cell in missing if cell.result)
+    return {"workers": slots, "steps": steps, "seconds": time.monotonic() - begun}
 
 
 def _outcome(ray, task, cell):
@@ -261,7 +268,7 @@ def main():
     if values.workers and not values.address:
         connection["num_cpus"] = values.workers
     try:
-        run(cells, connection, values.retries)
+        throughput = run(cells, connection, values.retries)
     except KeyboardInterrupt:
         print("Stopped; the same command does what is left.")
         return
@@ -272,10 +279,17 @@ def main():
     rows = summarise(cells)
     table = markdown(rows)
     failed = [cell for cell in cells if not cell.result]
-    record = {"chosen": rows, "failed": {c.config.name: c.failures for c in failed}}
+    record = {
+        "chosen": rows,
+        "throughput": throughput,
+        "failed": {c.config.name: c.failures for c in failed},
+    }
     run_folder.write_json(logdir / "sweep.json", record)
     run_folder.write_text(logdir / "sweep.md", table)
     print(table, end="")
+    if throughput["steps"]:
+        rate = throughput["steps"] / throughput["seconds"]
+        print(f"{rate:.0f} steps/s by {throughput['workers']} workers, starts and tests included.")
     if failed:
         raise run_folder.RunError(
             f"{len(failed)} of {len(cells)} runs failed: "
