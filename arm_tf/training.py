@@ -473,7 +473,7 @@ def train(config, dataset, folder, cluster=ALONE):
             _train_to_end(trainer, stop)
             if not folder:
                 return
-            with _bar(1.0, 0.0, "{desc}: {percentage:3.0f}% [{elapsed}<{remaining}]") as bar:
+            with _bar(1.0, 0.0, "{desc}{percentage:3.0f}% [{elapsed}<{remaining}]") as bar:
                 bar.set_description(f"test bound with {config.test_samples:,} samples")
 
                 def progress(fraction):
