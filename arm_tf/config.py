@@ -10,6 +10,8 @@ import typing
 from arm_tf import data, estimators
 
 _WHERE = {"logdir", "name", "data_dir", "distribute"}  # do not change what is computed
+_FLOAT_LIMIT = 1e30  # float32 must hold the numbers
+_LINE = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]+")  # fit for paths and flag files
 _DECODER_SAMPLES = {"elbo": "independent", "multisample": "antithetic"}  # as is usual
 
 
@@ -17,9 +19,11 @@ class ConfigError(ValueError):
     """A setting that cannot be used; the message is one line: which, what was given, what may."""
 
 
-def _setting(default, help, choices=None, low=None):
-    """A field with its help text, its choices, and its least value (numbers; > 0 for floats)."""
-    return dataclasses.field(default=default, metadata=dict(help=help, choices=choices, low=low))
+def _setting(default, help, choices=None, low=None, high=2**31 - 1):
+    """A field with its help text, its choices, its least value, and its greatest (integers)."""
+    return dataclasses.field(
+        default=default, metadata=dict(help=help, choices=choices, low=low, high=high)
+    )
 
 
 def paper_batch_size(dataset):
@@ -51,13 +55,15 @@ class Config:
         "Variational autoencoder, or network for the lower half of an image given the upper.",
         ("vae", "conditional"),
     )
-    layers: int = _setting(1, "Number of stochastic layers.", low=1)
+    layers: int = _setting(1, "Number of stochastic layers.", low=1, high=1_000)
     network: str = _setting(
         "linear",
         "Maps between layers: one dense layer, or two more with leaky ReLU before it.",
         ("linear", "nonlinear"),
     )
-    units: int = _setting(200, "Units in each stochastic and each deterministic layer.", low=1)
+    units: int = _setting(
+        200, "Units in each stochastic and each deterministic layer.", low=1, high=100_000
+    )
     leaky_slope: float = _setting(0.1, "Slope of the leaky ReLU below zero.", low=0)
     input_scaling: str = _setting(
         "none",
@@ -89,7 +95,10 @@ class Config:
         ("elbo", "multisample"),
     )
     num_samples: int | None = _setting(
-        None, "Noise samples of the estimator; unset: the estimator's own number.", low=1
+        None,
+        "Noise samples of the estimator; unset: the estimator's own number.",
+        low=1,
+        high=100_000,
     )
     temperature: float = _setting(
         0.5, "Temperature of relaxations, where it is not learned.", low=1e-3
@@ -118,7 +127,10 @@ class Config:
     )
     prior_learning_rate: float = _setting(0.01, "Step size of the prior's plain SGD.", low=0)
     batch_size: int | None = _setting(
-        None, "Images a step; unset: the paper's, 25 for OMNIGLOT and 50 otherwise.", low=1
+        None,
+        "Images a step; unset: the paper's, 25 for OMNIGLOT and 50 otherwise.",
+        low=1,
+        high=100_000,
     )
     epochs: int = _setting(
         100,
@@ -129,9 +141,15 @@ class Config:
     seed: int = _setting(0, "Determines initial weights, order of images, and noise.", low=0)
 
     eval_every: int = _setting(1, "Epochs between evaluations.", low=1)
-    eval_samples: int = _setting(100, "Samples of the validation bound on -log p(x).", low=1)
-    test_samples: int = _setting(1000, "Samples of the final bounds on -log p(x).", low=1)
-    steps_per_loop: int = _setting(100, "Steps in one call of the compiled loop.", low=1)
+    eval_samples: int = _setting(
+        100, "Samples of the validation bound on -log p(x).", low=1, high=100_000
+    )
+    test_samples: int = _setting(
+        1000, "Samples of the final bounds on -log p(x).", low=1, high=100_000
+    )
+    steps_per_loop: int = _setting(
+        100, "Steps in one call of the compiled loop.", low=1, high=100_000
+    )
     jit: bool = _setting(True, "Compile with XLA.")
     tf32: bool = _setting(
         False, "Let NVIDIA GPUs round products to TensorFloat-32; faster, and less exact."
@@ -239,13 +257,13 @@ def flag_file(settings):
 
 
 def _check(field, value):
-    """Raises ConfigError unless `value` suits the field's type, choices and least value."""
+    """Raises ConfigError unless `value` suits the field's type, choices and limits."""
 
     def refuse(expected):
         raise ConfigError(f"--{field.name} must be {expected}, received {value!r}.")
 
     types = typing.get_args(field.type) or (field.type,)
-    choices, low = field.metadata["choices"], field.metadata["low"]
+    choices, low, high = (field.metadata[key] for key in ("choices", "low", "high"))
     if value is None and type(None) in types:
         return
     if tuple in types and choices:
@@ -256,16 +274,16 @@ def _check(field, value):
         refuse(f"one of {', '.join(choices)}")
     if bool in types and not isinstance(value, bool):
         refuse("true or false")
-    if int in types and (type(value) is not int or value < low):
-        refuse(f"an integer of at least {low}")
-    if float in types and not (_is_number(value) and value >= low):
-        refuse(f"a finite number of at least {low}")
+    if int in types and (type(value) is not int or not low <= value <= high):
+        refuse(f"an integer from {low} to {high:,}")
+    if float in types and not (_is_number(value, _FLOAT_LIMIT) and value >= low):
+        refuse(f"a finite number of at least {low} and below {_FLOAT_LIMIT:g}")
     if tuple in types and not (
         isinstance(value, tuple) and len(value) == 2 and all(_is_number(v, 1) for v in value)
     ):
         refuse("two numbers of at least 0 and below 1, such as 0.9,0.999")
-    if str in types and (not isinstance(value, str) or not value):
-        refuse("a text that is not empty")
+    if str in types and not (isinstance(value, str) and _LINE.fullmatch(value)):
+        refuse("a text that is not empty, in one line of Unicode")
     if field.name == "name" and not re.fullmatch(r"[\w=+,-][\w=+,.-]{0,199}", value):
         refuse("a folder name of letters, digits and any of _ - + = , . (not first)")
 

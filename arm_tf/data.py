@@ -154,9 +154,9 @@ def load(name, data_dir=None, valid_images=None, test_images=None):
     if name not in DATASETS:
         raise DataError(f"no data set is named {name!r}; choose one of {', '.join(DATASETS)}")
     if data_dir is not None:
-        data_dir = pathlib.Path(data_dir).expanduser()
-        if not data_dir.is_dir():
-            found = "a file" if data_dir.exists() else "nothing"
+        data_dir = pathlib.Path(os.path.expanduser(data_dir))
+        if not os.path.isdir(data_dir):  # which raises nothing, whatever the name
+            found = "a file" if os.path.exists(data_dir) else "nothing"
             raise DataError(
                 f"{data_dir}: expected a folder, found {found}; "
                 "set --data_dir to the folder that holds the data files"

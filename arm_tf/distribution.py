@@ -12,6 +12,14 @@ import tensorflow as tf
 
 from arm_tf.run_folder import RunError
 
+_OF_OTHERS = (  # errors that TensorFlow has for what happens to other workers
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.FailedPreconditionError,
+    tf.errors.InternalError,
+    tf.errors.UnavailableError,
+)
 _SUM, _MEAN = tf.distribute.ReduceOp.SUM, tf.distribute.ReduceOp.MEAN
 
 
@@ -77,7 +85,7 @@ def working_together(cluster):
     """A context in which it is a `RunError` if another worker of the cluster is lost."""
     try:
         yield
-    except tf.errors.OpError as error:
+    except _OF_OTHERS as error:
         if not cluster.addresses:
             raise
         raise RunError(

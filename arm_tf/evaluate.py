@@ -15,9 +15,9 @@ def main():
         raise config.ConfigError(
             f"--split must be one of train, valid, test, received {values.split!r}."
         )
-    if values.samples < 1:
+    if not 1 <= values.samples <= 100_000:
         raise config.ConfigError(
-            f"--samples must be an integer of at least 1, received {values.samples}."
+            f"--samples must be an integer from 1 to 100,000, received {values.samples}."
         )
     folder = pathlib.Path(values.run)
     settings = run_folder.read_config(folder)

@@ -34,7 +34,7 @@ class RunFolder:
 
     def __init__(self, config):
         self.path = run_path(config)
-        self._is_new = not self.path.exists()
+        self._is_new = not os.path.exists(self.path)  # also where the name is too long for a path
         make_folder(self.path)
         self._lock = open(self.path / ".lock", "w")
         try:

@@ -1,5 +1,6 @@
 """Training: the run from start or checkpoint to result, with evaluation and TensorBoard."""
 
+import contextlib
 import hashlib
 import json
 import math
@@ -455,9 +456,10 @@ def train(config, dataset, folder, cluster=ALONE):
       cluster: `arm_tf.cluster.Cluster`.
 
     Raises:
-      RunError: the loss is not finite, or there are fewer training images than one batch.
+      RunError: the loss is not finite, there are fewer training images than one batch, or too
+        little memory.
     """
-    with Stop() as stop:
+    with Stop() as stop, _in_memory():
         trainer = Trainer(config, dataset, folder, cluster)
         resumed = f" from step {trainer.step:,}" if trainer.step else ""
         replicas = trainer.strategy.num_replicas_in_sync
@@ -494,6 +496,18 @@ def train(config, dataset, folder, cluster=ALONE):
         f"({result['valid_nll']:.2f}).{note}\n"
         f"Results, pictures and events are in {folder.path}."
     )
+
+
+@contextlib.contextmanager
+def _in_memory():
+    """A context in which too little memory is a `RunError`."""
+    try:
+        yield
+    except (MemoryError, tf.errors.ResourceExhaustedError) as error:
+        raise RunError(
+            "There is too little memory for these settings; try a smaller --batch_size, "
+            "--num_samples, --steps_per_loop or --units."
+        ) from error
 
 
 def evaluate_run(path, config, dataset, split, num_samples):

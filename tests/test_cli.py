@@ -52,7 +52,7 @@ def test_nothing_imports_tensorflow_before_flags_are_parsed():
     "arguments, message",
     [
         (["--units=abc"], "--units=abc"),
-        (["--units=-1"], "--units must be an integer of at least 1, received -1"),
+        (["--units=-1"], "--units must be an integer from 1 to 100,000, received -1"),
         (["--colour=red"], "Unknown command line flag 'colour'"),
         (["omniglot"], "Unexpected argument 'omniglot'"),
         (["--flagfile=nowhere.flags"], "nowhere.flags"),

@@ -1,5 +1,6 @@
 """Settings: limits, names, flag files."""
 
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -17,10 +18,13 @@ ROOT = pathlib.Path(__file__).parents[1]
     [
         ("dataset", "mnits", "--dataset must be one of glyphs, mnist_static, .* received 'mnits'"),
         ("estimator", "amr", "--estimator must be one of .*arm.* received 'amr'"),
-        ("units", 0, "--units must be an integer of at least 1, received 0"),
+        ("units", 0, "--units must be an integer from 1 to 100,000, received 0"),
+        ("units", 2**70, "from 1 to 100,000, received 1180591620717411303424"),
+        ("layers", 2**40, "from 1 to 1,000, received"),
+        ("num_samples", 2**62, "from 1 to 100,000, received"),
         ("batch_size", -5, "received -5"),
         ("layers", True, "received True"),
-        ("seed", -1, "--seed must be an integer of at least 0"),
+        ("seed", -1, "--seed must be an integer from 0 to 2,147,483,647"),
         ("learning_rate", float("nan"), "--learning_rate must be a finite number"),
         ("learning_rate", float("inf"), "received inf"),
         ("encoder_betas", (0.9, 1.0), r"below 1.*received \(0.9, 1.0\)"),
@@ -34,6 +38,21 @@ def test_values_outside_their_limits_are_refused(setting, value, message):
     with pytest.raises(ConfigError, match=message) as caught:
         Config(**{setting: value})
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("estimator", estimators.TABLE)
+def test_greatest_settings_cost_nothing_themselves(estimator):
+    greatest = {
+        field.name: field.metadata["high"]
+        for field in dataclasses.fields(Config)
+        if field.type in (int, int | None)
+    }
+    with contextlib.suppress(ConfigError):
+        Config(estimator=estimator, track_variance=("arm",), **greatest)
+    for name in ("exact", "legrad"):
+        with pytest.raises(ConfigError, match="units a layer, received 100000") as caught:
+            Config(estimator=estimator, track_variance=(name,), **greatest)
+        assert len(str(caught.value)) < 200
 
 
 def test_batch_size_is_the_papers_unless_given():

@@ -1,11 +1,15 @@
 """Data files and settings at random: each is used, or refused in one line."""
 
 import bz2
+import contextlib
+import dataclasses
+import gc
 import gzip
 import io
 import lzma
 import os
 import pickle
+import random
 import struct
 import tracemalloc
 import zipfile
@@ -15,10 +19,14 @@ import numpy as np
 import pytest
 import scipy.io
 import scipy.sparse
+import tensorflow as tf
+from absl import flags
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from small_runs import small_dataset
 
-from arm_tf import data
+from arm_tf import cli, data, run_folder, training
+from arm_tf.config import Config, ConfigError
 
 COUNTS = 3, 2  # images in the files here
 BOMB = 2**26  # bytes that a small file would unpack to
@@ -336,3 +344,100 @@ def test_endless_file(kind, first, folder):
     finally:
         tracemalloc.stop()
         path.unlink()
+
+
+# Settings.
+
+COMBINATIONS = 10_000
+ODD = (
+    "", " ", "0", "-1", "1", "2", "0.5", "1e3", "0x10", "1_000", "1e400", "1e-400", "nan", "inf",
+    "-inf", str(2**31), str(2**63), str(2**70), str(-(2**70)), "9" * 5_000, "True", "None",
+    "no such", "ünï©ødé 🎲", "\udcff", "\0", "a\0b", "\n", "..", ".", "a/b",
+    "~nobody/x", "/dev/null/x", "x" * 300, "ü" * 200, "x" * 100_000, ",", "1,1", "0.9,",
+    "0.9,0.9,0.9", "arm,arm", "1e308", "--", "{}", "%s",
+)  # fmt: skip
+USUAL = {
+    "encoder_betas": ["0,0", "0.9,0.999", "0.5,0.99999", "0.999999999,0"],
+    "decoder_betas": ["0,0", "0.9,0.999", "0.999999999,0.999999999"],
+    "logdir": ["runs", "a/b"],
+    "name": ["run", "x=1,y", "ü"],
+    "data_dir": ["nowhere"],
+}
+MOST = dict(  # so that a step is quick; smaller values stay as they are
+    units=4, layers=2, num_samples=4, batch_size=300, steps_per_loop=2, max_steps=1
+)
+
+
+def usual(field, rng):
+    """A value within a field's limits, often at one of them."""
+    if field.name in USUAL:
+        return rng.choice(USUAL[field.name])
+    if field.name == "track_variance":
+        return ",".join(rng.sample(field.metadata["choices"], rng.randint(0, 2)))
+    if field.metadata["choices"]:
+        return rng.choice(field.metadata["choices"])
+    if field.type is bool:
+        return rng.choice(["true", "false"])
+    low, high = field.metadata["low"], field.metadata["high"]
+    if field.type is float:
+        return rng.choice([low, low, 0.001, 0.1, 1, 10, 9e29])
+    return rng.choice([low, low + 1, low + 2, low + 6, high - 1, high])
+
+
+def combination(rng):
+    """Up to eight flags, each of them usual or odd."""
+    fields = rng.sample(dataclasses.fields(Config), rng.randint(1, 8))
+    values = [usual(f, rng) if rng.random() < 0.5 else rng.choice(ODD) for f in fields]
+    return [f"--{field.name}={value}" for field, value in zip(fields, values, strict=True)]
+
+
+def one_step(arguments, dataset):
+    """Takes one step with the settings that flags describe; the loss, or None if refused."""
+    values = flags.FlagValues()
+    cli.define_flags(values)
+    refusal = None
+    try:
+        values(["train", *arguments])
+        config = cli.config_from_flags(values)
+        if config.data_dir is not None:
+            name = "omniglot" if config.dataset == "glyphs" else config.dataset
+            with pytest.raises(data.DataError):  # there are no files, and glyphs need none
+                data.load(name, config.data_dir)
+        least = {k: min(getattr(config, k) or v, v) for k, v in MOST.items()}
+        folder = run_folder.RunFolder(config)
+        config = dataclasses.replace(config, jit=False, **least)
+        with contextlib.closing(folder):
+            folder.start(config, dataset)
+            trainer = training.Trainer(config, dataset, folder)
+            trainer.is_compiled = True
+            loss, _ = trainer.run_steps()
+            assert np.isfinite(loss)
+            return loss
+    except flags.Error:
+        return None  # which the program joins to one line
+    except (ConfigError, run_folder.RunError) as error:
+        refusal = str(error)
+    assert refusal and len(refusal.splitlines()) == 1
+    return None
+
+
+@pytest.mark.slow
+def test_combinations_of_flags(tmp_path, monkeypatch):
+    """Each is refused in one line, or takes a step."""
+    rng, dataset, taken = random.Random(0), small_dataset(), 0
+    tf.config.run_functions_eagerly(True)
+    try:
+        for i in range(COMBINATIONS):
+            (tmp_path / str(i) / "here").mkdir(parents=True)
+            monkeypatch.chdir(tmp_path / str(i) / "here")
+            arguments = combination(rng)
+            try:
+                taken += one_step(arguments, dataset) is not None
+            except Exception as error:
+                raise AssertionError(f"combination {i}: {arguments}") from error
+            if i % 100 == 0:
+                tf.keras.backend.clear_session()
+                gc.collect()
+    finally:
+        tf.config.run_functions_eagerly(False)
+    assert taken > COMBINATIONS / 50

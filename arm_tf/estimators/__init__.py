@@ -405,7 +405,7 @@ def check(name, num_samples, units=None):
     if row.max_units is not None and units is not None and units > row.max_units:
         raise ValueError(
             f"{name!r} takes at most {row.max_units} units a layer, received {units}: it would "
-            f"evaluate f {row.evaluations(num_samples, units):,} times for each datum."
+            f"evaluate f {row.cost} times for each datum, where V is the units."
         )
     return row, num_samples
 
