@@ -25,7 +25,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from small_runs import small_dataset
 
-from arm_tf import cli, data, run_folder, training
+from arm_tf import cli, cluster, data, run_folder, training
 from arm_tf.config import Config, ConfigError
 
 COUNTS = 3, 2  # images in the files here
@@ -403,9 +403,10 @@ def one_step(arguments, dataset):
             name = "omniglot" if config.dataset == "glyphs" else config.dataset
             with pytest.raises(data.DataError):  # there are no files, and glyphs need none
                 data.load(name, config.data_dir)
+        cluster.find(config.distribute)
         least = {k: min(getattr(config, k) or v, v) for k, v in MOST.items()}
         folder = run_folder.RunFolder(config)
-        config = dataclasses.replace(config, jit=False, **least)
+        config = dataclasses.replace(config, jit=False, distribute="none", **least)
         with contextlib.closing(folder):
             folder.start(config, dataset)
             trainer = training.Trainer(config, dataset, folder)
