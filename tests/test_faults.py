@@ -1,5 +1,6 @@
 """Faults: whatever happens to a run, the user reads one line and the run can go on bit for bit."""
 
+import concurrent.futures
 import contextlib
 import errno
 import gc
@@ -12,12 +13,15 @@ import subprocess
 import sys
 import time
 
+import faulty_run
 import numpy as np
 import pytest
 import tensorflow as tf
 from small_runs import assert_same_run, configure, run, run_stopped_at, small_dataset
 
 from arm_tf import cli, data, run_folder, steps, train, training
+
+ROOT = pathlib.Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +135,42 @@ def assert_goes_on(outcome, config, finished, said=()):
 
 
 # Death.
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments(dataset, tmp_path):
+    """Twenty times kill -9 at, or in the midst of, the writing of files."""
+
+    def start(logdir, k=0, how="before"):
+        process = subprocess.run(
+            [sys.executable, faulty_run.__file__, logdir, str(k), how],
+            stdin=subprocess.DEVNULL,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert process.returncode in (0, -signal.SIGKILL), (logdir, k, how, process.stderr)
+        return process.returncode
+
+    def kill_ten_times(seed):
+        rng, kills, folders = random.Random(seed), 0, []
+        while kills < 10:
+            folders.append(tmp_path / f"{seed}-{len(folders)}")
+            while kills < 10 and not (folders[-1] / "run" / "result.json").exists():
+                how = rng.choice(["before", "after", "during", "torn"])
+                kills += start(folders[-1], rng.randint(1, 20), how) != 0
+        assert start(folders[-1]) == 0
+        return folders
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        chains = list(pool.map(kill_ten_times, (1, 2)))
+    whole = run(configure(tmp_path / "whole", **faulty_run.SETTINGS), dataset)
+    for logdir in sum(chains, []):
+        folder = run_folder.RunFolder(configure(logdir, **faulty_run.SETTINGS))
+        assert_same_run(whole, folder)
+        folder.close()
 
 
 def test_death_between_the_metrics_and_the_checkpoint_after_an_evaluation(
@@ -395,6 +435,12 @@ def test_number_that_is_not_finite(poison, finished, tmp_path, command, monkeypa
     outcome = command(config)
     assert " from step 11" in outcome[1]
     assert_goes_on(outcome, config, finished)
+
+
+def test_too_little_memory(finished, tmp_path, command):
+    """Noise of terabytes."""
+    config = plain(tmp_path, estimator="loo", steps_per_loop=100_000, num_samples=100_000)
+    assert_one_line(command(config), "too little memory", "--steps_per_loop")
 
 
 def test_clock_that_goes_backwards(finished, tmp_path, command, monkeypatch, dataset):
