@@ -15,6 +15,7 @@ setup(
         "matplotlib>=3.8,<4",
         "numpy>=1.26,<3",
         "pillow>=10",
+        "scipy>=1.11,<2",
         "tensorboard>=2.20,<2.22",
         "tensorflow>=2.20,<2.22",
         "tensorflow-probability>=0.25,<0.26",
@@ -32,7 +33,6 @@ setup(
             "pytest-xdist>=3",
             "ray[default]>=2.40,<3",
             "ruff>=0.5",
-            "scipy>=1.11,<2",
         ],
     },
 )

@@ -5,7 +5,7 @@ matrix products, with a table of where a step's time goes; the test bound agains
 process's memory and start; trials at once; how cost grows with batch, units, layers, samples
 and estimators; and what a comparison of all estimators in the paper's settings costs. What is
 compared runs interleaved, round by round; figures are medians, with the quartiles as spread. Writes
-benchmark.json and benchmark.png.
+benchmark.json, and benchmark.png for the first and the next to last of these.
 """
 
 import concurrent.futures
@@ -499,8 +499,10 @@ def main():
         if part in values.parts:
             results[part] = measurements[part]()
             run_folder.write_json(out / "benchmark.json", results)
-    plots.benchmark(results).savefig(out / "benchmark.png")
-    print(f"Written to {out / 'benchmark.json'} and {out / 'benchmark.png'}.")
+    print(f"Written to {out / 'benchmark.json'}.")
+    if {"steps", "sweep"} & set(results):
+        plots.benchmark(results).savefig(out / "benchmark.png")
+        print(f"Drawn in {out / 'benchmark.png'}.")
 
 
 if __name__ == "__main__":
