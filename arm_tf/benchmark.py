@@ -167,13 +167,13 @@ class Bench:
     """A run's trainer in a folder that is thrown away, and the programs it consists of."""
 
     def __init__(self, dataset, /, **settings):
-        from arm_tf import training
+        from arm_tf.trainer import Trainer
 
         self.folder = tempfile.TemporaryDirectory()
         self.config = config.Config(**{**settings, "logdir": self.folder.name, "name": "run"})
         run = run_folder.RunFolder(self.config)
         run.start(self.config, dataset)
-        self.trainer = training.Trainer(self.config, dataset, run)
+        self.trainer = Trainer(self.config, dataset, run)
         self.steps = self.config.steps_per_loop
         self.trainer.run_steps()  # compiles
 

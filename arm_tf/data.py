@@ -5,36 +5,22 @@ keeps its training images grey and draws their bits anew each epoch. Whatever ca
 raises `DataError`; whatever is usable but not the published file is used with a warning.
 """
 
-import contextlib
 import dataclasses
-import gzip
 import hashlib
-import math
 import os
 import pathlib
 import socket
-import struct
 import tempfile
-import zipfile
-import zlib
 
 import numpy as np
 from absl import logging
 
-from arm_tf import glyphs
+from arm_tf import glyphs, readers
+from arm_tf.readers import PIXELS, DataError
 
-PIXELS = 784
 _CHUNK = 4096  # rows handled at a time where a whole array would need much memory
-_BLOCK = 2**16  # bytes of a file handled at a time
 _BINARISATION_SEED = 784_28  # validation and test bits of the dynamic sets
 _TIMEOUT = 60.0  # seconds without a byte before a download is given up
-
-
-class DataError(ValueError):
-    """Data that cannot be used; one line: what was wrong, what was found, what to do."""
-
-    def __init__(self, message):
-        super().__init__(" ".join(message.splitlines()))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,7 +195,7 @@ def _load_mnist_static(data_dir):
     splits, published = [], True
     for split, count in counts.items():
         path = _find(f"binarized_mnist_{split}.amat", data_dir)
-        bits = _read_amat(path, count)
+        bits = readers.amat(path, count)
         published &= _is_published(path, _text_checksum(bits))
         splits.append(bits)
     return *splits, published
@@ -268,7 +254,7 @@ DATASETS = tuple(_LOADERS)
 def _mnist_grey(data_dir):
     """(train, test, published), uint8 grey levels [60000, 784] and [10000, 784]."""
     path = _find("mnist.npz", data_dir)
-    train, test = _read_npz(path)
+    train, test = readers.npz(path)
     digest = hashlib.sha256(train)
     digest.update(test)
     return train, test, _is_published(path, f"sha256:{digest.hexdigest()}")
@@ -279,11 +265,11 @@ def _fashion_grey(data_dir):
     if data_dir is not None and (data_dir / "fashion_mnist.npz").is_file():
         path = data_dir / "fashion_mnist.npz"
         logging.warning("%s: repacked, so it cannot be compared with the published files", path)
-        return *_read_npz(path), False
+        return *readers.npz(path), False
     images, published = [], True
     for part, count in (("train", 60_000), ("t10k", 10_000)):
         path = _find(f"{part}-images-idx3-ubyte.gz", data_dir)
-        images.append(_read_idx(path, count))
+        images.append(readers.idx(path, count))
         published &= _is_published(path)
     return *images, published
 
@@ -291,12 +277,12 @@ def _fashion_grey(data_dir):
 def _omniglot_grey(data_dir):
     """(train, test, published), float32 grey levels [24345, 784] and [8070, 784], upright."""
     path = _find("chardata.mat", data_dir)
-    arrays = _read_mat(path, {"data": (PIXELS, 24_345), "testdata": (PIXELS, 8_070)})
+    arrays = readers.mat(path, {"data": (PIXELS, 24_345), "testdata": (PIXELS, 8_070)})
     images = []
     for name, columns in arrays.items():
         low, high = columns.min(), columns.max()
         if not (low >= 0 and high <= 1):  # also where a level is not a number
-            raise _refusal(path, f"grey levels from 0 to 1 in {name}", f"{low} to {high}")
+            raise readers.refusal(path, f"grey levels from 0 to 1 in {name}", f"{low} to {high}")
         upright = columns.T.astype(np.float32).reshape(-1, 28, 28).transpose(0, 2, 1)
         images.append(upright.reshape(-1, PIXELS))
     return *images, _is_published(path)
@@ -319,168 +305,6 @@ def _binarise(grey, rng):
 
 def _white(grey):
     return 255 if grey.dtype == np.uint8 else 1
-
-
-# Readers: path -> checked arrays.
-
-
-def _read_amat(path, count):
-    """uint8 bits [count, 784] from the published text or from the MATLAB form of it."""
-    with _parsing(path, "the binarised MNIST, text or MATLAB 5"), open(path, "rb") as file:
-        is_matlab = file.read(6) == b"MATLAB"
-    if is_matlab:
-        bits = _read_mat(path, {"X": (count, PIXELS)})["X"]
-        if not ((bits == 0) | (bits == 1)).all():
-            raise _refusal(path, "only 0 and 1", f"values from {bits.min()} to {bits.max()}")
-        return bits.astype(np.uint8)
-
-    size = count * 2 * PIXELS
-    found = path.stat().st_size
-    if found != size:
-        raise _refusal(path, f"{size} bytes of text ({count} lines of {PIXELS} digits)", found)
-    with _parsing(path, "text"):
-        text = np.fromfile(path, np.uint8).reshape(count, 2 * PIXELS)
-    bits = text[:, ::2] - ord("0")  # what lies below "0" wraps around to a large number
-    separators = np.frombuffer(b" " * (PIXELS - 1) + b"\n", np.uint8)
-    if not ((bits <= 1).all() and (text[:, 1::2] == separators).all()):
-        raise _refusal(path, f"lines of {PIXELS} digits 0 or 1, one space between", "other text")
-    return bits
-
-
-def _read_mat(path, shapes):
-    """The arrays of a MATLAB 5 file, {name: [shape]}, in the order of `shapes`."""
-    import scipy.io
-
-    most = _check_size(path, 8 * sum(map(math.prod, shapes.values())))
-    with _parsing(path, "a MATLAB 5 file"):
-        _check_unpacked(path, most)
-        found = {name: (shape, kind) for name, shape, kind in scipy.io.whosmat(str(path))}
-    for name, shape in shapes.items():
-        found_shape, kind = found.get(name, ("nothing", ""))
-        if found_shape != shape or kind not in ("uint8", "logical", "single", "double"):
-            raise _refusal(path, f"{name}, numbers {shape}", f"{found_shape} {kind}".rstrip())
-    with _parsing(path, "a MATLAB 5 file"):
-        arrays = scipy.io.loadmat(str(path), variable_names=list(shapes))
-    for name, shape in shapes.items():
-        array = arrays.get(name, np.empty(0, object))
-        if array.dtype.kind not in "uf" or array.shape != shape:
-            raise _refusal(path, f"{name}, real numbers {shape}", f"{array.dtype} {array.shape}")
-    return {name: arrays[name] for name in shapes}
-
-
-_MAT_COMPRESSED = 15
-
-
-def _check_unpacked(path, most):
-    """Raises ValueError where an element of a MATLAB 5 file unpacks to more bytes than `most`."""
-    with open(path, "rb") as file:
-        order = {b"IM": "<", b"MI": ">"}[file.read(128)[126:]]
-        while len(tag := file.read(8)) == 8:
-            kind, left = struct.unpack(order + "II", tag)
-            end, unpacked, inflate = file.tell() + left, 0, zlib.decompressobj()
-            while kind == _MAT_COMPRESSED and (block := file.read(min(left, _BLOCK))):
-                left -= len(block)
-                unpacked += len(inflate.decompress(block, most + 1 - unpacked))
-                if unpacked > most:
-                    raise ValueError(f"an element of more than {most} bytes")
-            file.seek(end)
-
-
-def _exactly(stream, size):
-    """So many bytes, of which there must be no fewer."""
-    contents = stream.read(size)
-    if len(contents) != size:
-        raise EOFError(f"{size} bytes expected, {len(contents)} left")
-    return contents
-
-
-def _fill(numbers, stream):
-    """Reads an array of one dimension from a stream, in short blocks."""
-    contents = memoryview(numbers).cast("B")
-    for start in range(0, len(contents), _BLOCK):
-        block = contents[start : start + _BLOCK]
-        block[:] = _exactly(stream, len(block))
-
-
-def _read_npz(path, counts=(60_000, 10_000)):
-    """(train, test), uint8 [count, 784] each, from the layout of Keras's MNIST."""
-    _check_size(path, sum(counts) * PIXELS)
-    images = []
-    for name, count in zip(("x_train", "x_test"), counts, strict=True):
-        shape = (count, 28, 28)
-        with (
-            _parsing(path, f"an .npz archive with {name}"),
-            zipfile.ZipFile(path) as archive,
-            _npy_member(archive, name) as file,
-        ):
-            found_shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
-            is_right = found_shape == shape and dtype == np.uint8
-            if is_right:
-                array = np.empty(math.prod(shape), np.uint8)
-                _fill(array, file)
-                if file.read(1):  # checks the member's checksum, too
-                    raise ValueError("more in an array than its shape")
-        if not is_right:
-            raise _refusal(path, f"{name}, uint8 {shape}", f"{dtype} {found_shape}")
-        array = array.reshape(shape, order="F" if fortran_order else "C")
-        images.append(array.reshape(count, PIXELS))
-    return images
-
-
-def _npy_member(archive, name):
-    """An array in an archive, opened past its magic bytes."""
-    member = archive.getinfo(f"{name}.npy")
-    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise ValueError("neither stored nor deflated")  # others unpack to any size at once
-    file = archive.open(member)
-    version = np.lib.format.read_magic(file)
-    if version != (1, 0):  # headers of others may be of any length
-        raise ValueError(f"an array in format {version}")
-    return file
-
-
-def _read_idx(path, count):
-    """uint8 [count, 784] from a gzipped idx file of 28 x 28 images."""
-    header = np.array([0x0803, count, 28, 28], ">i4").tobytes()
-    size = len(header) + count * PIXELS
-    _check_size(path, size)
-    with _parsing(path, "a gzipped idx file"), gzip.open(path) as file:
-        contents = file.read(size + 1)
-    if contents[: len(header)] != header:
-        expected = f"an idx header of {count} images, {header.hex()}"
-        raise _refusal(path, expected, contents[: len(header)].hex())
-    if len(contents) != size:
-        found = len(contents) if len(contents) < size else "more"
-        raise _refusal(path, f"{size} bytes once unpacked", found)
-    return np.frombuffer(contents, np.uint8, offset=len(header)).reshape(count, PIXELS)
-
-
-def _check_size(path, size):
-    """Refuses a file that is much larger than its contents; gzip and checksums read it all.
-
-    Returns:
-      int, the bytes that it may have.
-    """
-    found, most = path.stat().st_size, 2 * size + 2**20
-    if found > most:
-        raise _refusal(path, f"at most {most} bytes", found)
-    return most
-
-
-@contextlib.contextmanager
-def _parsing(path, expected):
-    """Turns whatever a library raises over a bad file into a `DataError`."""
-    try:
-        yield
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise _refusal(path, expected, f"a file that cannot be read ({reason})") from error
-
-
-def _refusal(path, expected, found):
-    return DataError(
-        f"{path}: expected {expected}, found {found}; replace it with the published file"
-    )
 
 
 # Files and checksums.

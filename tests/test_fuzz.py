@@ -25,7 +25,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from small_runs import small_dataset
 
-from arm_tf import cli, cluster, data, run_folder, training
+from arm_tf import cli, cluster, data, readers, run_folder, training
 from arm_tf.config import Config, ConfigError
 
 COUNTS = 3, 2  # images in the files here
@@ -73,12 +73,10 @@ TEXT = b"".join(b" ".join(b"%d" % bit for bit in row) + b"\n" for row in BITS)
 IDX = struct.pack(">4i", 0x0803, 3, 28, 28) + IMAGES[0].tobytes()
 
 READERS = {
-    "npz": lambda path: data._read_npz(path, COUNTS),
-    "mat": lambda path: list(
-        data._read_mat(path, {"data": (784, 3), "testdata": (784, 2)}).values()
-    ),
-    "amat": lambda path: [data._read_amat(path, 3)],
-    "idx": lambda path: [data._read_idx(path, 3)],
+    "npz": lambda path: readers.npz(path, COUNTS),
+    "mat": lambda path: list(readers.mat(path, {"data": (784, 3), "testdata": (784, 2)}).values()),
+    "amat": lambda path: [readers.amat(path, 3)],
+    "idx": lambda path: [readers.idx(path, 3)],
 }
 SHAPES = {
     "npz": [(3, 784), (2, 784)],

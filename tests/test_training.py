@@ -25,6 +25,7 @@ from small_runs import (
 
 from arm_tf import data, noise, run_folder, steps, training
 from arm_tf.config import Config
+from arm_tf.trainer import epoch_order
 
 
 @pytest.fixture(scope="module")
@@ -221,7 +222,7 @@ def test_dynamic_images_are_drawn_anew_each_epoch(dataset, tmp_path):
 
 
 def test_each_epoch_visits_every_image_once():
-    orders = [training.epoch_order(1000, 0, epoch) for epoch in (0, 0, 1)]
+    orders = [epoch_order(1000, 0, epoch) for epoch in (0, 0, 1)]
     np.testing.assert_array_equal(orders[0], orders[1])
     assert (orders[0] != orders[2]).any()
     np.testing.assert_array_equal(np.sort(orders[0]), np.arange(1000))
