@@ -168,20 +168,11 @@ class Config:
             _check(field, getattr(self, field.name))
         if self.batch_size is None:
             object.__setattr__(self, "batch_size", paper_batch_size(self.dataset))
-        try:
-            num_samples = estimators.check(self.estimator, self.num_samples, self.units)[1]
-            for name in self.track_variance:
-                estimators.check(name, None, self.units)
-        except ValueError as error:
-            raise ConfigError(f"--estimator={self.estimator}: {error}") from None
+        num_samples = self._check_estimator("estimator", self.estimator, self.num_samples)
         object.__setattr__(self, "num_samples", num_samples)
-        row = estimators.get(self.estimator)
-        if self.model == "conditional" and (row.objective != "elbo" or row.dreams):
-            raise ConfigError(
-                "--model=conditional takes an --estimator of the ELBO that needs no prior, "
-                f"received {self.estimator!r}."
-            )
-        objective = row.objective
+        for name in self.track_variance:
+            self._check_estimator("track_variance", name)
+        objective = estimators.get(self.estimator).objective
         if self.objective not in (None, objective):
             serving = [n for n, row in estimators.TABLE.items() if row.objective == self.objective]
             raise ConfigError(
@@ -193,6 +184,19 @@ class Config:
             object.__setattr__(self, "decoder_samples", _DECODER_SAMPLES[objective])
         if self.name is None:
             object.__setattr__(self, "name", self._default_name())
+
+    def _check_estimator(self, flag, name, num_samples=None):
+        """The number of samples; a ConfigError where the model cannot have the estimator."""
+        try:
+            row, num_samples = estimators.check(name, num_samples, self.units)
+        except ValueError as error:
+            raise ConfigError(f"--{flag}={name}: {error}") from None
+        if self.model == "conditional" and (row.objective != "elbo" or row.dreams):
+            raise ConfigError(
+                f"--model=conditional takes in --{flag} what ascends the ELBO and needs no prior, "
+                f"received {name!r}."
+            )
+        return num_samples
 
     def _default_name(self):
         """Names the settings that people vary, and a digest of any others that are not default."""

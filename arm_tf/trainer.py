@@ -276,11 +276,15 @@ class Trainer:
         ends_interval = step == self.total_steps or (step > 0 and step % interval == 0)
         return self.cluster.is_chief and ends_interval and not self.is_evaluated
 
-    def agree(self, stop):
-        """Asks every worker to stop where one of them was asked to."""
-        if self.cluster.addresses:
-            with distribution.working_together(self.cluster):
-                stop.requested = distribution.any_worker(self.strategy, stop.requested)
+    def agrees(self, stop):
+        """Whether to stop before the next step: all workers do where one of them was asked to.
+
+        A request that comes meanwhile waits for the next time, when the others learn of it.
+        """
+        if not self.cluster.addresses:
+            return stop.requested
+        with distribution.working_together(self.cluster):
+            return distribution.any_worker(self.strategy, stop.requested)
 
     def evaluate(self, stop):
         """Validates, keeps the weights if they are the best so far, writes metrics and events.

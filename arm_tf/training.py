@@ -156,8 +156,8 @@ def _train_to_end(trainer, stop):
                         f"{row['valid_neg_elbo']:.2f}, test {row['test_neg_elbo']:.2f}  "
                         f"bound on -log p: valid {row['valid_nll']:.2f}  {rate}",
                     )
-                trainer.agree(stop)
-                stop.check()
+                if trainer.agrees(stop):
+                    raise Stopped
             except Stopped:
                 trainer.save()
                 raise

@@ -55,6 +55,13 @@ def test_greatest_settings_cost_nothing_themselves(estimator):
         assert len(str(caught.value)) < 200
 
 
+@pytest.mark.parametrize("name", ["vimco", "disarm_local", "wake_sleep"])
+def test_conditional_network_refuses_what_it_cannot_compute(name):
+    for setting, value in (("estimator", name), ("track_variance", ("arm", name))):
+        with pytest.raises(ConfigError, match=f"--{setting} .*received '{name}'"):
+            Config(model="conditional", **{setting: value})
+
+
 def test_batch_size_is_the_papers_unless_given():
     assert Config(dataset="omniglot").batch_size == 25
     assert Config(dataset="mnist_static").batch_size == 50

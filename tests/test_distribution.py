@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import pytest
@@ -215,6 +216,7 @@ class Workers:
         finally:
             for process in self.processes:
                 process.kill()
+                process.wait()
 
     def said(self, worker):
         return self.logs[worker].read_text()
@@ -256,6 +258,21 @@ def test_workers_do_the_run_of_one_process_also_if_one_dies(victim, tmp_path, tr
     np.testing.assert_allclose(
         [row["train_neg_elbo"] for row in metrics], train_losses_of_one, rtol=1e-5
     )
+
+
+def test_stop_while_workers_agree_waits_for_the_next_time(monkeypatch):
+    """One that took effect at once would leave the others waiting for this worker."""
+    worker = types.SimpleNamespace(cluster=Cluster(("a:1", "b:2"), 1), strategy=None)
+
+    def meanwhile(strategy, flag):
+        signal.raise_signal(signal.SIGTERM)
+        return flag
+
+    with training.Stop() as stop:
+        monkeypatch.setattr(distribution, "any_worker", meanwhile)
+        assert not training.Trainer.agrees(worker, stop)
+        monkeypatch.setattr(distribution, "any_worker", lambda strategy, flag: flag)
+        assert training.Trainer.agrees(worker, stop)
 
 
 @pytest.mark.slow
