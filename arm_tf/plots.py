@@ -116,10 +116,12 @@ def run_curves(metrics, title):
 def elbo_curves(trials, title):
     """Figure of the negative ELBO in training and validation, against steps and seconds.
 
-    The mean over trials, and a band of one standard deviation where there are several.
+    The mean over trials, and a band of one standard deviation where there are several. The second
+    curve of an estimator is fainter than the first, and so on.
 
     Args:
-      trials: dict from estimator to a list of trials' rows of metrics.csv, of equal lengths.
+      trials: dict from estimator, or "estimator, settings", to a list of trials' rows of
+        metrics.csv, of equal lengths.
       title: str.
 
     Returns:
@@ -132,9 +134,12 @@ def elbo_curves(trials, title):
             shown = {
                 name: runs for name, runs in trials.items() if f"{part}_neg_elbo" in runs[0][0]
             }
-            tops, ends = [], []
+            tops, ends, drawn = [], [], []
             for name, runs in shown.items():
-                color, dashes = estimator_style(name)
+                estimator = name.partition(",")[0]
+                color, dashes = estimator_style(estimator)
+                strength = 0.5 ** drawn.count(estimator)
+                drawn.append(estimator)
                 values = np.array([[r[f"{part}_neg_elbo"] for r in rows] for rows in runs])
                 mean, deviation = (
                     values.mean(axis=0),
@@ -142,8 +147,10 @@ def elbo_curves(trials, title):
                 )
                 for axes, against in zip(row, ("step", "seconds"), strict=True):
                     x = np.mean([[r[against] for r in rows] for rows in runs], axis=0)
-                    axes.plot(x, mean, color=color, linestyle=dashes, label=name)
-                    axes.fill_between(x, mean - deviation, mean + deviation, color=color, alpha=0.2)
+                    look = {"color": color, "alpha": strength, "linestyle": dashes}
+                    axes.plot(x, mean, **look, label=name)
+                    look = {"color": color, "alpha": 0.2 * strength}
+                    axes.fill_between(x, mean - deviation, mean + deviation, **look)
                 tops.append(mean[len(mean) // 20])
                 ends.append(mean.min())
             if shown:

@@ -69,11 +69,12 @@ class Run:
 
     @property
     def departures(self):
-        """Names of settings that are not the paper's; a tuple."""
-        settings = {"estimator": self.config.estimator, "num_samples": self.config.num_samples}
-        plain = config.Config(**{**paper.SETTINGS[self.experiment], **settings})
+        """Settings that are not the paper's, as a text; "" where all are."""
+        estimator = self.config.estimator
+        usual = {"estimator": estimator, "num_samples": estimators.check(estimator, None)[1]}
+        plain = config.Config(**{**paper.SETTINGS[self.experiment], **usual})
         differing = set(self.config.differences(plain)) - _INCIDENTAL - _EVALUATION
-        return tuple(sorted(differing))
+        return ", ".join(f"{name}={getattr(self.config, name)}" for name in sorted(differing))
 
 
 def gather(folder):
@@ -119,6 +120,15 @@ def _own_variance(path, estimator):
     return None
 
 
+def _trials(runs):
+    """Runs that differ in the seed alone: by experiment, estimator and departures, lists."""
+    groups = {}
+    for run in runs:
+        key = (run.experiment, run.config.estimator, run.departures)
+        groups.setdefault(key, []).append(run)
+    return groups
+
+
 def compared(runs):
     """Rows of the paper's tables for which there are comparable runs.
 
@@ -126,20 +136,12 @@ def compared(runs):
       Dicts with "experiment", "estimator", "published" (a text), "mean" and "deviation" over
       trials, "difference" from the published figure, "seeds", "samples" and "departures".
     """
-    groups = {}
-    for run in runs:
-        if run.is_comparable:
-            key = (run.experiment, run.config.estimator, run.config.num_samples, run.departures)
-            groups.setdefault(key, []).append(run)
     rows = []
-    for (experiment, estimator, num_samples, departures), trials in groups.items():
+    groups = _trials(run for run in runs if run.is_comparable)
+    for (experiment, estimator, departures), trials in groups.items():
         bounds = [run.result["test_nll"] for run in trials]
         mean = statistics.fmean(bounds)
-        figure = paper.PUBLISHED[experiment].get(estimator)
-        text, value = _published(figure)
-        own = estimators.check(estimator, None)[1]
-        settings = [] if num_samples == own else [f"num_samples={num_samples}"]
-        settings += [f"{name}={getattr(trials[0].config, name)}" for name in departures]
+        text, value = _published(paper.PUBLISHED[experiment].get(estimator))
         rows.append(
             {
                 "experiment": experiment,
@@ -150,7 +152,7 @@ def compared(runs):
                 "difference": None if value is None else mean - value,
                 "seeds": " ".join(str(s) for s in sorted(run.config.seed for run in trials)),
                 "samples": " ".join(str(s) for s in {run.result["test_samples"] for run in trials}),
-                "departures": ", ".join(settings),
+                "departures": departures,
             }
         )
     order = list(paper.SETTINGS)
@@ -243,7 +245,8 @@ def curves(runs):
     """Curves of each of the paper's experiments among the runs, for `plots.elbo_curves`.
 
     Returns:
-      By experiment, and then by estimator, a list of trials' metrics; runs of other lengths than
+      By experiment, and then by estimator and departures from the paper's settings (a text), a
+      list of trials' metrics at the steps that all of them evaluated; runs of other lengths than
       the longest of their experiment are left out.
     """
     by_experiment = {}
@@ -253,10 +256,13 @@ def curves(runs):
     found = {}
     for experiment, group in by_experiment.items():
         longest = max(run.result["steps"] for run in group)
-        for run in group:
-            if run.result["steps"] == longest:
-                trials = found.setdefault(experiment, {}).setdefault(run.config.estimator, [])
-                trials.append(run.metrics)
+        groups = _trials(run for run in group if run.result["steps"] == longest)
+        for (_, estimator, departures), trials in groups.items():
+            steps = set.intersection(*({row["step"] for row in run.metrics} for run in trials))
+            name = f"{estimator}, {departures}" if departures else estimator
+            found.setdefault(experiment, {})[name] = [
+                [row for row in run.metrics if row["step"] in steps] for run in trials
+            ]
     return found
 
 

@@ -60,18 +60,20 @@ def test_full_runs_on_published_data_stand_beside_the_published_figures(tmp_path
     write_run(tmp_path / "legrad", {**LINEAR, "estimator": "legrad"}, {"test_nll": 117.0})
     faster = {**LINEAR, "learning_rate": 5e-4, "eval_every": 20}
     write_run(tmp_path / "faster", faster, {"test_nll": 106.0})
+    write_run(tmp_path / "slower", {**LINEAR, "learning_rate": 5e-5}, {"test_nll": 109.0})
     write_run(tmp_path / "short", SHORT, {"epochs": 10.0, "test_nll": 120.0})
     omniglot = paper.SETTINGS["omniglot-linear"]
     write_run(tmp_path / "stand_in", omniglot, {"data_published": False, "test_nll": 110.0})
     write_run(tmp_path / "glyphs", {"epochs": 1200}, {"data_published": None, "test_nll": 90.0})
     runs, _ = report.gather(tmp_path)
 
-    faster, arm, legrad = report.compared(runs)
+    faster, arm, slower, legrad = report.compared(runs)
     assert (arm["published"], arm["mean"], arm["seeds"]) == ("107.2 ± 0.1", 107.2, "0 1")
     assert arm["deviation"] == pytest.approx(0.4 / 2**0.5)
     assert arm["difference"] == pytest.approx(0) and arm["departures"] == ""
     assert (legrad["published"], legrad["difference"]) == ("≤ 117.5", None)
     assert faster["departures"] == "learning_rate=0.0005"
+    assert slower["departures"] == "learning_rate=5e-05"
 
     text = report.markdown(runs)
     beside, others, stand_ins = text.split("\n\n| ")[1:]
@@ -80,7 +82,7 @@ def test_full_runs_on_published_data_stand_beside_the_published_figures(tmp_path
     assert "stand_in" in stand_ins
 
     rows = {row["run"]: row for row in csv.DictReader(io.StringIO(report.table_csv(runs)))}
-    assert len(rows) == 7
+    assert len(rows) == 8
     assert (rows["arm0"]["comparable"], rows["short"]["comparable"]) == ("True", "False")
 
 
@@ -88,17 +90,23 @@ def test_curves_take_the_longest_runs_of_each_experiment(tmp_path):
     metrics = "step,seconds,train_neg_elbo,valid_neg_elbo\n5,1,200,190\n10,2,150,155\n"
     for seed in (0, 1):
         write_run(tmp_path / f"arm{seed}", {**LINEAR, "seed": seed}, {}, metrics)
+    more_often = metrics + "7,1.5,170,170\n"
+    write_run(tmp_path / "arm2", {**LINEAR, "seed": 2, "eval_every": 2}, {}, more_often)
+    write_run(tmp_path / "faster", {**LINEAR, "learning_rate": 5e-4}, {"test_nll": 110.0}, metrics)
     bound = metrics.replace("train_neg_elbo", "train_neg_bound")
     write_run(tmp_path / "vimco", {**LINEAR, "estimator": "vimco"}, {}, bound)
     write_run(tmp_path / "short", {**SHORT, "estimator": "loo"}, {"steps": 9}, metrics)
     runs, _ = report.gather(tmp_path)
     curves = report.curves(runs)
     assert {k: {e: len(v) for e, v in c.items()} for k, c in curves.items()} == {
-        "mnist_static-linear": {"arm": 2, "vimco": 1}
+        "mnist_static-linear": {"arm": 3, "vimco": 1, "arm, learning_rate=0.0005": 1}
     }
     training, _, validation, _ = plots.elbo_curves(curves["mnist_static-linear"], "x").axes
-    assert [line.get_label() for line in training.lines] == ["arm"]
-    assert {line.get_label() for line in validation.lines} == {"arm", "vimco"}
+    labels = ["arm", "arm, learning_rate=0.0005"]
+    assert [line.get_label() for line in training.lines] == labels
+    assert {line.get_label() for line in validation.lines} == {*labels, "vimco"}
+    assert len({line.get_color() for line in training.lines}) == 1
+    assert training.lines[0].get_alpha() > training.lines[1].get_alpha()
     assert list(validation.lines[0].get_ydata()) == [190, 155]
 
 
