@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import signal
 import sys
 import tempfile
 
@@ -74,13 +75,17 @@ def run(main, argument=None):
         if words:
             _exit(2, f"Unexpected argument {words[0]!r}; settings are given as --name=value.")
         try:
-            return main()
+            main()
+            return sys.stdout.flush()
         except config.ConfigError as error:
             _exit(2, error)
         except USER_ERRORS as error:
             _exit(1, error)
         except KeyboardInterrupt:
             _exit(130, "interrupted.")
+        except BrokenPipeError:  # whoever read the output, such as `head`, has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(128 + signal.SIGPIPE)
 
     os.environ["XLA_FLAGS"] = f"{_XLA_FLAGS} {os.environ.get('XLA_FLAGS', '')}".strip()
     app.run(guarded_main, flags_parser=_parse_flags)

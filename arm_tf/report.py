@@ -272,9 +272,6 @@ def main():
         raise run_folder.RunError(f"{folder} is not a folder.")
     runs, notes = gather(folder)
     text = markdown(runs)
-    print(text, end="")
-    for note in notes:
-        print(f"Passed over {note}.")
     run_folder.write_text(folder / "report.md", text)
     run_folder.write_text(folder / "report.csv", table_csv(runs))
     written = ["report.md", "report.csv"]
@@ -286,6 +283,9 @@ def main():
             file = f"curves-{experiment}.png"
             plots.elbo_curves(group, experiment).savefig(folder / file)
             written.append(file)
+    print(text, end="")
+    for note in notes:
+        print(f"Passed over {note}.")
     print(f"Written to {folder}: {', '.join(written)}.")
 
 

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -37,6 +38,14 @@ def assert_one_line(process, message, status=(1, 2)):
 def test_help_lists_the_flags(module):
     process = call(module, "--help")
     assert "--data_dir" in process.stdout and "Folder" in process.stdout
+
+
+def test_output_that_nobody_reads_is_no_error(tmp_path):
+    (tmp_path / "run").mkdir()
+    command = f"{sys.executable} -m arm_tf.report {tmp_path} | exec true; echo ${{PIPESTATUS[0]}}"
+    process = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
+    assert (process.stdout, process.stderr) == (f"{128 + signal.SIGPIPE}\n", "")
+    assert (tmp_path / "report.md").exists()
 
 
 def test_nothing_imports_tensorflow_before_flags_are_parsed():
