@@ -4,21 +4,40 @@
 layers, and the Keras layer `StochasticBinary` a user's own model.
 """
 
+import math
+import operator
+
 import keras
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.saved_model import save_context
 
 from arm_tf import bernoulli, estimators
 
 
-@tf.custom_gradient
-def _attach_gradient(value, logits, grad_logits):
-    """`value`, with `grad_logits` as its gradient in `logits`; no gradient in `grad_logits`."""
+def attach_gradient(value, logits, grad_logits, learn=lambda: None):
+    """`value`, with `grad_logits` as its gradient in `logits`.
 
-    def gradient(upstream):
-        return upstream, upstream[..., tf.newaxis] * grad_logits, None
+    Args:
+      value: float [...].
+      logits: float [..., V], of any floating dtype.
+      grad_logits: float [..., V], in which no gradient flows.
+      learn: called where the gradient is taken, and only there.
 
-    return tf.identity(value), gradient
+    Returns:
+      float [...].
+    """
+
+    @tf.custom_gradient
+    def attach(value, logits, grad_logits):
+        def gradient(upstream):
+            learn()
+            grad = tf.cast(upstream, grad_logits.dtype)[..., tf.newaxis] * grad_logits
+            return upstream, tf.cast(grad, logits.dtype), None
+
+        return tf.identity(value), gradient
+
+    return attach(value, logits, grad_logits)
 
 
 @tf.custom_gradient
@@ -47,10 +66,17 @@ def expectation(f, logits, *, estimator="arm", num_samples=None, u=None, seed=No
     An estimator that learns parameters uses their first values here; `StochasticBinary` and
     `arm_tf.train` keep and train them.
 
+    A `tf.Module` that calls this is saved together with the gradient by
+    `tf.saved_model.save(module, path, options=tf.saved_model.SaveOptions(
+    experimental_custom_gradients=True))`; saved without that option it gives values alone.
+
     Args:
       f: maps zeros and ones (or, for a relaxation, numbers between) [S, ..., V], in the dtype
-        of `logits`, to values [S, ...] of the same dtype; S is the estimator's choice.
-      logits: float32 or float64 [..., V], log-odds.
+        of `logits`, to values [S, ...] of the same dtype (or float32, for logits of 16 bits); S is
+        the estimator's choice.
+      logits: float16, bfloat16, float32 or float64 [..., V], log-odds. Noise, thresholds and the
+        estimator's own arithmetic have at least single precision. Where a logit is NaN, value and
+        gradient are.
       estimator: a name from `arm_tf.estimators.TABLE`.
       num_samples: int K, noise samples to average over; None for its own number.
       u: uniform noise [rows, ..., V] to threshold, for exact tests; drawn when None. There is a
@@ -59,7 +85,8 @@ def expectation(f, logits, *, estimator="arm", num_samples=None, u=None, seed=No
       **options: settings of the estimator, such as temperature.
 
     Returns:
-      Float [...], differentiable once in `logits` and in whatever f uses.
+      Float [...], in the dtype of `logits` but at least float32; differentiable once in `logits`
+      and in whatever f uses.
 
     Raises:
       ValueError: an unknown estimator or option, too small a num_samples, too many units for the
@@ -73,65 +100,75 @@ def expectation(f, logits, *, estimator="arm", num_samples=None, u=None, seed=No
             f"received dtype {logits.dtype.name} and shape {logits.shape}."
         )
     units = logits.shape[-1]
-    row, num_samples = estimators.check(estimator, num_samples, units)
-    u = _noise(logits, row.rows(num_samples, units), u, seed)
+    row, num_samples = estimators.check(estimator, num_samples, units, options)
+    rows = row.rows(num_samples, units)
+    if u is None:
+        u = _draw(logits, rows, seed)
+    elif seed is not None:
+        raise ValueError("Give either the noise u or a seed to draw it from, received both.")
+    else:
+        u = tf.convert_to_tensor(u, precise_dtype(logits.dtype))
+        expected = tf.TensorShape([rows, *logits.shape])
+        if not u.shape.is_compatible_with(expected):
+            raise ValueError(f"u must have shape [rows, ..., V] = {expected}, received {u.shape}.")
     parameters = {
-        name: tf.constant(value, logits.dtype)
-        for name, value in row.initial_parameters(units).items()
+        name: tf.constant(value, u.dtype) for name, value in row.initial_parameters(units).items()
     }
-    estimate = _estimate(row, _check_values(f), logits, u, parameters, options)
-    return _attach_gradient(estimate.value, logits, estimate.grad_logits)
+    run = lambda f, logits, u: _run(row, f, logits, u, parameters, options)
+    estimate = at_any_precision(run, lambda b, **_: f(b), logits, u)
+    return attach_gradient(estimate.value, logits, estimate.grad_logits)
 
 
-def _estimate(row, f, logits, u, parameters, options):
-    unknown = sorted(set(options) - set(row.options))
-    if unknown:
-        raise ValueError(
-            f"Unknown options {', '.join(unknown)} for {row.function.split('.')[1]!r}; "
-            f"it takes {', '.join(row.options) or 'none'}."
-        )
+def precise_dtype(dtype):
+    """The dtype of noise and arithmetic for logits of a dtype: double, or else single precision."""
+    return tf.float64 if tf.as_dtype(dtype) == tf.float64 else tf.float32
+
+
+def _draw(logits, rows, seed=None):
+    """Uniform noise [rows, ..., V] for logits [..., V]."""
+    shape, dtype = tf.concat([[rows], tf.shape(logits)], axis=0), precise_dtype(logits.dtype)
+    if seed is None:
+        u = tf.random.uniform(shape, dtype=dtype)
+    else:
+        seed = seed if np.ndim(seed) else [operator.index(seed), 0]
+        u = tf.random.stateless_uniform(shape, tf.cast(seed, tf.int32), dtype=dtype)
+    return tf.ensure_shape(u, [rows, *logits.shape])
+
+
+def _run(row, f, logits, u, parameters, options):
+    """The `Estimate` of a row of the table."""
     arguments = [parameters] if parameters else []
     return row(f, tf.stop_gradient(logits), u, *arguments, **options)
 
 
-def _noise(logits, rows, u, seed):
-    """`u` after checks, or fresh uniform noise [rows, ..., V]."""
-    if u is None:
-        shape = tf.concat([[rows], tf.shape(logits)], axis=0)
-        if seed is None:
-            u = tf.random.uniform(shape, dtype=logits.dtype)
-        else:
-            seed = [seed, 0] if isinstance(seed, int) else seed
-            u = tf.random.stateless_uniform(shape, seed, dtype=logits.dtype)
-        return tf.ensure_shape(u, [rows, *logits.shape])
-    if seed is not None:
-        raise ValueError("Give either the noise u or a seed to draw it from, received both.")
-    u = tf.convert_to_tensor(u, logits.dtype)
-    expected = tf.TensorShape([rows, *logits.shape])
-    if not u.shape.is_compatible_with(expected):
-        raise ValueError(f"u must have shape [rows, ..., V] = {expected}, received {u.shape}.")
-    return u
+def at_any_precision(run, f, logits, u):
+    """`run(f, logits, u)`, an `Estimate`, for logits of any floating dtype.
 
+    f is given samples in the dtype of the logits, whatever the noise has, and an error names what
+    it should have returned. Logits that are NaN make the estimate NaN.
+    """
 
-def _check_values(f):
-    """f of samples alone, with an error that names the shape it should have returned."""
-
-    def checked(b, sample=None):
-        del sample  # there are no further stochastic layers
-        values = tf.convert_to_tensor(f(b))
+    def checked(b, **sample):
+        values = tf.convert_to_tensor(f(tf.cast(b, logits.dtype), **sample))
         if not values.shape.is_compatible_with(b.shape[:-1]):
             raise ValueError(
                 f"f must map samples {b.shape} to one value each, shape {b.shape[:-1]}; "
                 f"received values of shape {values.shape}."
             )
-        if values.dtype != b.dtype:
+        if values.dtype not in (logits.dtype, b.dtype):
             raise ValueError(
-                f"f must return values of dtype {b.dtype.name} for samples of that dtype, "
+                f"f must return values of dtype {logits.dtype.name} for samples of that dtype, "
                 f"received {values.dtype.name}."
             )
-        return values
+        return tf.cast(values, b.dtype)
 
-    return checked
+    estimate = run(checked, tf.cast(logits, u.dtype), u)
+    valid = ~tf.reduce_any(tf.math.is_nan(logits), axis=-1)
+    nan = tf.constant(math.nan, u.dtype)
+    return estimate._replace(
+        value=tf.where(valid, estimate.value, nan),
+        grad_logits=tf.where(valid[..., tf.newaxis], estimate.grad_logits, nan),
+    )
 
 
 class GradientEstimator(keras.layers.Layer):
@@ -155,7 +192,7 @@ class GradientEstimator(keras.layers.Layer):
 
     def __init__(self, estimator, units, num_samples=None, dtype=None, **options):
         super().__init__(dtype=dtype)
-        self.row, self.num_samples = estimators.check(estimator, num_samples, units)
+        self.row, self.num_samples = estimators.check(estimator, num_samples, units, options)
         self.options = options
         self.evaluations = self.row.evaluations(self.num_samples, units)
         self.rows = self.row.rows(self.num_samples, units)
@@ -167,10 +204,13 @@ class GradientEstimator(keras.layers.Layer):
                 initializer=lambda shape, dtype, value=value: tf.cast(value, dtype),
                 trainable=name not in self.row.averages,
                 aggregation="mean",  # of what the replicas of a distributed training observe
+                autocast=False,
                 name=name,
             )
             for name, value in self.row.initial_parameters(units).items()
         }
+        for name, variable in self.parameters.items():
+            setattr(self, f"_{name}", variable)  # which tf.train.Checkpoint looks for
         self.built = True
 
     def estimate(self, f, logits, u, learn=True):
@@ -186,15 +226,34 @@ class GradientEstimator(keras.layers.Layer):
           learning: zero, to be added to a loss; its gradient in the learned parameters is the
             one by which the estimator wants to descend.
         """
-        parameters = {name: tf.convert_to_tensor(p) for name, p in self.parameters.items()}
-        estimate = _estimate(self.row, f, logits, u, parameters, self.options)
+        estimate = self.run(f, logits, u)
         if learn:
-            for name, value in estimate.new_parameters.items():
-                self.parameters[name].assign(value)
-        learning = tf.zeros([], logits.dtype)
+            self.update(estimate.new_parameters)
+        return estimate.value, estimate.grad_logits, self.learning(estimate)
+
+    def run(self, f, logits, u):
+        """The `arm_tf.estimators.Estimate` with the present parameters, which stay as they are."""
+        return _run(self.row, f, logits, u, self._values(), self.options)
+
+    def update(self, new_parameters):
+        """Gives parameters that are not learned by gradient their next values."""
+        for name, value in new_parameters.items():
+            self.parameters[name].assign(value)
+
+    def learning(self, estimate):
+        """Zero, whose gradient in the learned parameters is that of an estimate."""
+        learning = tf.zeros([], estimate.grad_logits.dtype)
         for name, grad in estimate.parameter_grads.items():
             learning += _zero_with_gradient(self.parameters[name].value, grad)
-        return estimate.value, estimate.grad_logits, learning
+        return learning
+
+    def sample(self, logits, u):
+        """A sample of a row that has a derivative in its logits, and parameters' next values."""
+        arguments = [self._values()] if self.parameters else []
+        return self.row.sample(logits, u, *arguments, **self.options)
+
+    def _values(self):
+        return {name: tf.convert_to_tensor(p) for name, p in self.parameters.items()}
 
 
 def path_noise_rows(gradient_estimators):
@@ -262,6 +321,7 @@ def path_expectation(f, maps, x, u, gradient_estimators):
             f_t = lambda b, sample=None: f_path  # the estimator's samples b are the path's b_t
         else:
             f_t = _continue(f, path[:t], path_logits[: t + 1], maps[t + 1 :], later_noise[t])
+            f_t = connected(f_t) if estimator.row.derivative else f_t
         logits = path_logits[t]
         if logits.shape[0] == 1:
             logits = logits[0]  # shared by all samples
@@ -273,7 +333,7 @@ def path_expectation(f, maps, x, u, gradient_estimators):
     f_mean = tf.add_n(values) / len(maps)
     surrogate = tf.stop_gradient(f_mean)
     for logits, grad_logits in zip(all_logits, all_grads, strict=True):
-        surrogate = _attach_gradient(surrogate, logits, grad_logits)
+        surrogate = attach_gradient(surrogate, logits, grad_logits)
     return surrogate, f_mean, tf.add_n(all_learning)
 
 
@@ -282,13 +342,18 @@ def _continue(f, path, path_logits, later_maps, noise):
 
     def f_t(b, sample=bernoulli.sample):
         size = b.shape[0]
-        later, later_logits = sample_path(later_maps, b, _cycle(noise, size), sample)
-        return f([*_cycle(path, size), b, *later], [*_cycle(path_logits, size), *later_logits])
+        later, later_logits = sample_path(later_maps, b, cycle(noise, size), sample)
+        return f([*cycle(path, size), b, *later], [*cycle(path_logits, size), *later_logits])
 
     return f_t
 
 
-def _cycle(arrays, size):
+def connected(f):
+    """f, whose derivative is zero, not missing, where further samples are all that depends on b."""
+    return lambda b, **sample: f(b, **sample) + 0.0 * tf.reduce_sum(b, axis=-1)
+
+
+def cycle(arrays, size):
     """Each of the arrays [S, ...] repeated to [size, ...], or as it is if S is 1."""
 
     def repeat(array):
@@ -328,72 +393,133 @@ class StochasticBinary(keras.layers.Layer):
 
     The layer's input are the logits; put a `keras.layers.Dense` before it for a dense map.
 
+    - `layer(logits)` samples b, [..., V]. In an `arm_tf.StochasticModel` the estimator trains the
+      layers below under whatever loss the model is compiled with. Without one, the samples of an
+      estimator that is a derivative of sampling (`concrete`, `st`, `st_annealed`, `st_gumbel`,
+      `darn`) have that derivative, and the net trains by plain backpropagation; a sample of
+      another estimator has none, and asking for a gradient through it raises an error in place of
+      leaving the layers below untrained. `concrete` gives relaxed samples, numbers between 0
+      and 1, but where `training=False`.
     - `layer(logits, f=f)` estimates E[f(b)] as `arm_tf.expectation` does, float [...] for logits
-      [..., V]. It is what to train on: the gradient in the logits is the estimator's, by
-      `tf.custom_gradient`, and f's own variables get the gradient of the average.
-      What an estimator learns is trained with the rest of the model.
-    - `layer(logits)` samples b, [..., V]. A sample has no derivative, so that asking for a
-      gradient through it raises an error in place of leaving the layers below untrained.
+      [..., V]. The gradient in the logits is the estimator's, by `tf.custom_gradient`, and f's own
+      variables get the gradient of the average. What an estimator learns is trained with the
+      rest of the model; moving averages move where the gradient is taken, unless
+      `training=False`.
+
+    Noise and thresholds have at least single precision under any dtype policy. Replicas of a
+    `tf.distribute` strategy draw noise of their own. Where a logit is NaN its sample is.
 
     Args:
       estimator: a name from `arm_tf.estimators.TABLE`.
       num_samples: int, noise samples that the estimator averages over; None for its own number.
-      options: dict of settings of the estimator, such as {"temperature": 0.5}.
       seed: int, for reproducible noise; None for other noise in each process.
+      **kwargs: settings of the estimator, such as temperature=0.5, and arguments of
+        `keras.layers.Layer`.
 
     Raises:
-      ValueError: an unknown estimator, too small a num_samples, or too many units.
+      ValueError: an unknown estimator, a setting that it does not have or cannot use, too small a
+        num_samples, or too many units.
     """
 
-    def __init__(self, estimator="arm", num_samples=None, options=None, seed=None, **kwargs):
+    def __init__(self, estimator="arm", num_samples=None, seed=None, **kwargs):
+        options = {name: kwargs.pop(name) for name in estimators.OPTIONS if name in kwargs}
         super().__init__(**kwargs)
-        self.num_samples = estimators.check(estimator, num_samples)[1]
+        row, self.num_samples = estimators.check(estimator, num_samples, options=options)
         self.estimator = estimator
-        self.options = dict(options or {})
+        self.options = options
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
+        # Keras does not tell TensorFlow's checkpoints and SavedModels of it.
+        self._track_trackable(self.seed_generator.state, "seed_state")
+        self.supports_masking = True
+        self._has_sample = row.relaxation is not None
 
     def build(self, logits_shape):
         self.gradient_estimator = GradientEstimator(
-            self.estimator, logits_shape[-1], self.num_samples, dtype=self.dtype, **self.options
+            self.estimator,
+            logits_shape[-1],
+            self.num_samples,
+            dtype=precise_dtype(self.compute_dtype).name,
+            **self.options,
         )
 
     def call(self, logits, f=None, training=None):
-        if f is not None and not callable(f):
-            raise ValueError(f"f must be a function of the samples, received {f!r}.")
-        seed = self.seed_generator.next()
+        estimator = self.gradient_estimator
         if f is None:
-            shape = tf.shape(logits)
-            u = tf.random.stateless_uniform(shape, tf.cast(seed, tf.int32), dtype=logits.dtype)
-            return _sample_without_gradient(logits, u)
-        u = _noise(logits, self.gradient_estimator.rows, None, seed)
-        value, grad_logits, learning = self.gradient_estimator.estimate(
-            _check_values(f), logits, u, learn=bool(training)
-        )
-        if self.gradient_estimator.trainable_variables:
-            self.add_loss(learning)
-        return _attach_gradient(value, logits, grad_logits)
+            u = self.noise(logits, 1)[0]
+            b = self.sample(logits, u, training)
+            return tf.where(tf.math.is_nan(logits), logits, b)
+        if not callable(f):
+            raise ValueError(f"f must be a function of the samples, received {f!r}.")
+        u = self.noise(logits, estimator.rows)
+        estimate = at_any_precision(estimator.run, lambda b, **_: f(b), logits, u)
+        if estimator.trainable_variables:
+            self.add_loss(estimator.learning(estimate))
+        learn = lambda: None if training is False else estimator.update(estimate.new_parameters)
+        return attach_gradient(estimate.value, logits, estimate.grad_logits, learn)
 
-    def compute_output_shape(self, logits_shape, f=None):
-        return logits_shape if f is None else logits_shape[:-1]
+    def noise(self, logits, rows):
+        """Uniform noise [rows, ..., V] for logits [..., V], at least in single precision."""
+        seed = tf.cast(self.seed_generator.next(), tf.int32)
+        context = tf.distribute.get_replica_context()
+        if context is not None and context.num_replicas_in_sync > 1:
+            replica = context.replica_id_in_sync_group
+            seed = tf.random.experimental.stateless_fold_in(seed, replica)
+        return _draw(logits, rows, seed)
+
+    def sample(self, logits, u, training):
+        """Units [..., V] at noise u, in the dtype of the logits and with the row's gradient."""
+        precise = tf.cast(logits, u.dtype)
+        if training is False:
+            return tf.cast(bernoulli.sample(precise, u), logits.dtype)
+        if self._has_sample:
+            b, new_parameters = self.gradient_estimator.sample(precise, u)
+            learn = lambda: self.gradient_estimator.update(new_parameters)
+            return tf.cast(_call_in_gradient(b, learn), logits.dtype)
+        return tf.cast(_sample_without_gradient(precise, u), logits.dtype)
+
+    def compute_output_spec(self, logits, f=None, training=None):
+        if f is None:
+            return keras.KerasTensor(logits.shape, self.compute_dtype)
+        dtype = precise_dtype(self.compute_dtype).name
+        return keras.KerasTensor(logits.shape[:-1], dtype)
+
+    def compute_output_shape(self, logits_shape):
+        return logits_shape
 
     def get_config(self):
         return {
             **super().get_config(),
             "estimator": self.estimator,
             "num_samples": self.num_samples,
-            "options": self.options,
             "seed": self.seed,
+            **self.options,
         }
+
+
+def _call_in_gradient(b, learn):
+    """`b`, and `learn()` where a gradient flows back through it."""
+
+    @tf.custom_gradient
+    def identity(b):
+        def gradient(upstream):
+            learn()
+            return upstream
+
+        return tf.identity(b), gradient
+
+    return identity(b)
 
 
 @tf.custom_gradient
 def _sample_without_gradient(logits, u):
     def gradient(upstream):
+        if save_context.in_save_context():  # SavedModel asks for the gradient to write it down
+            return tf.fill(tf.shape(logits), tf.constant(math.nan, logits.dtype)), None
         raise ValueError(
-            "A binary sample has no gradient in its logits. To train the layers below, call "
-            "the StochasticBinary layer as layer(logits, f=f) with the loss as a function f of "
-            "the samples."
+            "A binary sample has no gradient in its logits. To train the layers below, wrap the "
+            "model in arm_tf.StochasticModel, or call the StochasticBinary layer as "
+            "layer(logits, f=f) with the loss as a function f of the samples."
         )
 
     return bernoulli.sample(logits, u), gradient

@@ -269,7 +269,7 @@ def test_evaluations_are_as_many_as_the_table_says(name):
 
 
 def test_keras_layer_takes_multisample_estimators():
-    layer = layers.StochasticBinary("ovis", num_samples=3, options={"gamma": 0.0}, seed=1)
+    layer = layers.StochasticBinary("ovis", num_samples=3, gamma=0.0, seed=1)
     logits = tf.constant(np.tile(LOGITS, (4, 1)), tf.float32)
     with tf.GradientTape() as tape:
         tape.watch(logits)

@@ -16,6 +16,7 @@ itself needs no TensorFlow, so that programs can check a name at once.
 
 import dataclasses
 import importlib
+import numbers
 import typing
 from collections.abc import Callable
 
@@ -56,7 +57,10 @@ class Estimator:
       derivative: whether f is differentiated in b.
       initial: name of the function of V in the same module that gives the first parameters.
       averages: names of the parameters that are not learned by gradient.
-      options: names of the settings it takes, such as "temperature".
+      relaxation: name of the function of (logits, u[, parameters]) in the same module that gives
+        a sample with the derivative in its logits that the estimator takes it to have, and next
+        parameters; None where sampling has none.
+      options: names of the settings it takes, from `OPTIONS`.
       max_units: largest V, where cost grows with it; None for no limit.
       objective: "elbo" for E[f(b)], "multisample" for E[log mean_k exp f(b_k)].
       joint: whether f at K paths through a network's layers serves all of them, where other
@@ -77,6 +81,7 @@ class Estimator:
     derivative: bool = False
     initial: str | None = None
     averages: tuple = ()
+    relaxation: str | None = None
     options: tuple = ()
     max_units: int | None = None
     objective: str = "elbo"
@@ -94,6 +99,16 @@ class Estimator:
     def initial_parameters(self, units):
         """The parameters to begin with, a dict of arrays; {} for an estimator without any."""
         return self._load(self.initial)(units) if self.initial else {}
+
+    def sample(self, logits, u, *parameters, **options):
+        """Runs the function that `relaxation` names."""
+        return self._load(self.relaxation)(logits, u, *parameters, **options)
+
+
+OPTIONS = {  # settings of estimators, and what they must be
+    "temperature": ("positive", lambda value: value > 0),
+    "gamma": ("at least 0", lambda value: value >= 0),
+}
 
 
 def _once(k, v):
@@ -239,6 +254,7 @@ TABLE = {
         "K",
         biased=True,
         derivative=True,
+        relaxation="concrete_sample",
         options=("temperature",),
     ),
     "st": Estimator(
@@ -249,6 +265,7 @@ TABLE = {
         "K",
         biased=True,
         derivative=True,
+        relaxation="st_sample",
     ),
     "st_annealed": Estimator(
         "relaxation.st_annealed",
@@ -258,6 +275,7 @@ TABLE = {
         "K",
         biased=True,
         derivative=True,
+        relaxation="st_annealed_sample",
         initial="st_annealed_parameters",
         averages=("slope",),
     ),
@@ -269,6 +287,7 @@ TABLE = {
         "K",
         biased=True,
         derivative=True,
+        relaxation="st_gumbel_sample",
         options=("temperature",),
     ),
     "darn": Estimator(
@@ -279,6 +298,7 @@ TABLE = {
         "K",
         biased=True,
         derivative=True,
+        relaxation="darn_sample",
     ),
     "muprop": Estimator(
         "relaxation.muprop",
@@ -380,24 +400,26 @@ def get(name):
     return TABLE[name]
 
 
-def check(name, num_samples, units=None):
-    """The table's row for `name`, fit for K = num_samples and V = units.
+def check(name, num_samples, units=None, options=()):
+    """The table's row for `name`, fit for K = num_samples, V = units and settings.
 
     Args:
       name: str.
       num_samples: int, or None for the estimator's own number.
       units: int, or None where it is not known yet.
+      options: dict of settings.
 
     Returns:
       The row and num_samples.
 
     Raises:
-      ValueError: an unknown name, too few samples, or too many units.
+      ValueError: an unknown name, too few samples, too many units, or a setting that the estimator
+        does not have or cannot use.
     """
     row = get(name)
     if num_samples is None:
         num_samples = row.default_samples or row.min_samples
-    if type(num_samples) is not int or num_samples < row.min_samples:
+    if not _is_integer(num_samples) or num_samples < row.min_samples:
         raise ValueError(
             f"num_samples must be an integer of at least {row.min_samples} for {name!r}, "
             f"received {num_samples!r}."
@@ -407,7 +429,19 @@ def check(name, num_samples, units=None):
             f"{name!r} takes at most {row.max_units} units a layer, received {units}: it would "
             f"evaluate f {row.cost} times for each datum, where V is the units."
         )
-    return row, num_samples
+    for option in sorted(options):
+        if option not in row.options:
+            raise ValueError(
+                f"Unknown option {option} for {name!r}; it takes {', '.join(row.options) or 'none'}."
+            )
+        expected, suits = OPTIONS[option]
+        if not isinstance(options[option], numbers.Real) or not suits(options[option]):
+            raise ValueError(f"{option} must be {expected}, received {options[option]!r}.")
+    return row, int(num_samples)
+
+
+def _is_integer(value):
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 def describe():

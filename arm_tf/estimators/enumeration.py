@@ -25,9 +25,11 @@ def legrad(f, logits, u):
     flips = tf.eye(units, dtype=b.dtype)  # [V, V], one row for each flipped unit
     flips = tf.reshape(flips, [units] + [1] * (b.shape.rank - 1) + [units])
     flipped = tf.abs(b[tf.newaxis] - flips)  # [V, K, ..., V]
-    f_values = f(tf.concat([b, tf.reshape(flipped, [-1, *b.shape[1:]])], axis=0))
+    merged = tf.reshape(flipped, tf.concat([[units * num_samples], tf.shape(b)[1:]], axis=0))
+    merged = tf.ensure_shape(merged, [units * num_samples, *b.shape[1:]])
+    f_values = f(tf.concat([b, merged], axis=0))
     f_b, f_flipped = f_values[:num_samples], f_values[num_samples:]
-    f_flipped = tf.reshape(f_flipped, [units, *f_b.shape])
+    f_flipped = tf.reshape(f_flipped, tf.concat([[units], tf.shape(f_b)], axis=0))
     difference = f_b[..., tf.newaxis] - tf.einsum("v...->...v", f_flipped)
     probs = tf.sigmoid(logits)
     grads = probs * (1.0 - probs) * (2.0 * b - 1.0) * difference

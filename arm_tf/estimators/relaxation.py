@@ -31,13 +31,18 @@ def concrete(f, logits, u, temperature=0.5):
     `arm_tf.estimators`, with the value the average of f(x_k); temperature is a positive number.
 
     Raises:
-      ValueError: f is not differentiable in b, or a temperature that is not positive.
+      ValueError: f is not differentiable in b.
     """
-    sample = _relaxed_sample(_positive(temperature))
+    sample = _relaxed_sample(temperature)
     x = sample(logits, u)
     f_x, slopes = differentiate("concrete", functools.partial(f, sample=sample), x)
     grad_logits = tf.reduce_mean(slopes * x * (1.0 - x) / temperature, axis=0)
     return Estimate(tf.reduce_mean(f_x, axis=0), grad_logits)
+
+
+def concrete_sample(logits, u, temperature=0.5):
+    """x with its own derivative, and no next parameters."""
+    return _relaxed_sample(temperature)(logits, u), {}
 
 
 def st(f, logits, u):
@@ -52,7 +57,16 @@ def st(f, logits, u):
     Raises:
       ValueError: f is not differentiable in b.
     """
-    return _straight_through("st", f, logits, u, lambda logits, u, b: _sigmoid_slope(logits))
+    return _straight_through("st", f, logits, u, _st_slope)
+
+
+def st_sample(logits, u):
+    """b with the derivative p (1 - p), and no next parameters."""
+    return _sloping_sample(logits, u, _st_slope), {}
+
+
+def _st_slope(logits, u, b):
+    return _sigmoid_slope(logits)
 
 
 def st_annealed(f, logits, u, parameters):
@@ -68,11 +82,22 @@ def st_annealed(f, logits, u, parameters):
     Raises:
       ValueError: f is not differentiable in b.
     """
+    slope, new_parameters = _annealed(parameters)
+    estimate = _straight_through("st_annealed", f, logits, u, slope)
+    return estimate._replace(new_parameters=new_parameters)
+
+
+def st_annealed_sample(logits, u, parameters):
+    """b with the derivative slope p (1 - p), and the next slope."""
+    slope, new_parameters = _annealed(parameters)
+    return _sloping_sample(logits, u, slope), new_parameters
+
+
+def _annealed(parameters):
+    """The derivative of a sample at the present slope, and the next slope."""
     slope = parameters["slope"]
-    estimate = _straight_through(
-        "st_annealed", f, logits, u, lambda logits, u, b: slope * _sigmoid_slope(slope * logits)
-    )
-    return estimate._replace(new_parameters={"slope": tf.minimum(slope + 0.04 / 1000, 5.0)})
+    derivative = lambda logits, u, b: slope * _sigmoid_slope(slope * logits)
+    return derivative, {"slope": tf.minimum(slope + 0.04 / 1000, 5.0)}
 
 
 def st_annealed_parameters(units):
@@ -90,15 +115,24 @@ def st_gumbel(f, logits, u, temperature=0.5):
     temperature is a positive number.
 
     Raises:
-      ValueError: f is not differentiable in b, or a temperature that is not positive.
+      ValueError: f is not differentiable in b.
     """
-    relax_sample = _relaxed_sample(_positive(temperature))
+    return _straight_through("st_gumbel", f, logits, u, _gumbel_slope(temperature))
+
+
+def st_gumbel_sample(logits, u, temperature=0.5):
+    """b with the derivative x (1 - x) / temperature, and no next parameters."""
+    return _sloping_sample(logits, u, _gumbel_slope(temperature)), {}
+
+
+def _gumbel_slope(temperature):
+    relax_sample = _relaxed_sample(temperature)
 
     def slope(logits, u, b):
         x = relax_sample(logits, u)
         return x * (1.0 - x) / temperature
 
-    return _straight_through("st_gumbel", f, logits, u, slope)
+    return slope
 
 
 def darn(f, logits, u):
@@ -116,8 +150,16 @@ def darn(f, logits, u):
     Raises:
       ValueError: f is not differentiable in b.
     """
-    slope = lambda logits, u, b: (b - 0.5) * bernoulli.score(b, logits)
-    return _straight_through("darn", f, logits, u, slope)
+    return _straight_through("darn", f, logits, u, _darn_slope)
+
+
+def darn_sample(logits, u):
+    """b with the derivative (b - 1/2) (b - p), and no next parameters."""
+    return _sloping_sample(logits, u, _darn_slope), {}
+
+
+def _darn_slope(logits, u, b):
+    return (b - 0.5) * bernoulli.score(b, logits)
 
 
 def muprop(f, logits, u, parameters):
@@ -230,17 +272,19 @@ def relax_parameters(units):
 
 
 def _straight_through(name, f, logits, u, slope):
-    """Samples whose derivative in their logits is said to be slope(logits, u, b), in all layers."""
-
-    def sample(logits, u):
-        b = bernoulli.sample(logits, u)
-        line = tf.stop_gradient(slope(logits, u, b)) * logits
-        return b + (line - tf.stop_gradient(line))
-
+    """Estimate where sampling is said to have the derivative slope(logits, u, b), in all layers."""
+    sample = functools.partial(_sloping_sample, slope=slope)
     b = bernoulli.sample(logits, u)
     f_b, slopes = differentiate(name, functools.partial(f, sample=sample), b)
     grad_logits = tf.reduce_mean(slopes * slope(logits, u, b), axis=0)
     return Estimate(tf.reduce_mean(f_b, axis=0), grad_logits)
+
+
+def _sloping_sample(logits, u, slope):
+    """b = 1[u < sigmoid(logits)] with slope(logits, u, b) for its derivative in the logits."""
+    b = bernoulli.sample(logits, u)
+    line = tf.stop_gradient(slope(logits, u, b)) * logits
+    return b + (line - tf.stop_gradient(line))
 
 
 def _with_control(control, f, logits, u, parameters):
@@ -305,9 +349,3 @@ def _logit(u):
 
 def _sigmoid_slope(logits):
     return tf.sigmoid(logits) * tf.sigmoid(-logits)
-
-
-def _positive(temperature):
-    if not temperature > 0:
-        raise ValueError(f"temperature must be positive, received {temperature!r}.")
-    return temperature

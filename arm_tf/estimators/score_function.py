@@ -77,14 +77,21 @@ def reinforce_baseline_parameters(units):
 
 
 def updated_averages(parameters, **observed):
-    """Moving averages after one more call, the first few calls weighed as if there were no past."""
+    """Moving averages after one more call, the first few calls weighed as if there were no past.
+
+    A call that observes what is not finite, as the mean over no data is not, leaves them as they
+    were.
+    """
     calls = parameters["calls"]
     rate = tf.maximum(1.0 / (calls + 1.0), 1.0 - _DECAY)
+    observed = {name: tf.stop_gradient(value) for name, value in observed.items()}
+    finite = tf.reduce_all(tf.math.is_finite(tf.stack(list(observed.values()))))
+    keep = lambda new, old: tf.where(finite, new, old)
     averages = {
-        name: parameters[name] + rate * (tf.stop_gradient(value) - parameters[name])
+        name: keep(parameters[name] + rate * (value - parameters[name]), parameters[name])
         for name, value in observed.items()
     }
-    return {**averages, "calls": calls + 1.0}
+    return {**averages, "calls": keep(calls + 1.0, calls)}
 
 
 _BASELINE_UNITS = 100

@@ -1,0 +1,488 @@
+"""Any Keras network with stochastic binary layers, trained under its own `compile` and `fit`.
+
+The loss as a function of one layer's samples is the rest of the network and the compiled loss, so
+that every gradient estimator applies as it stands.
+"""
+
+import dataclasses
+import inspect
+import math
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from arm_tf import bernoulli, estimators, layers
+
+
+@keras.saving.register_keras_serializable(package="arm_tf")
+class StochasticModel(keras.Model):
+    """A Sequential or functional model whose `StochasticBinary` layers their estimators train.
+
+    `compile`, `fit`, `evaluate`, `predict`, saving and callbacks are Keras's own. In training the
+    model takes one path: every stochastic layer t samples b_t from its logits, and the loss of that
+    path is what is reported and what reaches the weights that follow on samples, by plain
+    backpropagation with all b_t held fixed. To it come the gradients of all logits,
+
+      dE[loss] / d logits_t,  of  f_t(b_t) = what a datum adds to the loss,
+
+    by the estimator of layer t (Yin & Zhou 2019, proposition 2): f_t continues each of the
+    estimator's samples, independently, through what comes after layer t, with its other inputs,
+    parallel stochastic layers included, as they are on the path. What does not depend on layer t is
+    not evaluated again, and all samples of a layer are one batch. So the gradient of every weight
+    is an unbiased estimate of that of E[loss] if the estimators are unbiased.
+
+    What a datum adds to the loss is made of the compiled losses, with their weights, masks and
+    sample weights, and of activity regularisers. A layer after a stochastic one that mixes the data
+    of a batch sees all samples as one batch: BatchNormalization takes its means over them, moves
+    its averages with each of them, and the estimate leaves out what one datum's sample does to
+    the loss of another. Dropout draws anew for each sample; the estimate is of the expectation over
+    its masks, too.
+
+    Args:
+      model: `keras.Sequential` or a functional `keras.Model`; models of these kinds inside it may
+        hold stochastic layers, too. Each input of a `StochasticBinary` layer is [batch, ..., V],
+        all units of a datum being one vector.
+      **kwargs: arguments of `keras.Model`.
+
+    Raises:
+      ValueError: another kind of model or, once it is called, a stochastic layer inside a layer
+        that cannot be taken apart, a layer after a stochastic one with a loss of its own, an
+        estimator of another objective than E[f], or a compiled loss without a value for each datum.
+    """
+
+    def __init__(self, model, **kwargs):
+        super().__init__(autocast=False, **kwargs)  # the model inside casts its inputs itself
+        if not isinstance(model, (keras.Sequential, keras.Function)):
+            raise ValueError(
+                f"model must be a keras.Sequential or a functional keras.Model, received {model!r}."
+            )
+        self.model = model
+        self._num_samples = 1
+        self.built = model.built
+
+    def build(self, input_shape):
+        if not self.model.built:
+            self.model.build(input_shape)
+
+    def call(self, inputs, training=None):
+        if not training:
+            return self.model(inputs, training=training)
+        path = _Path(self, inputs)
+        _leaf(path.outputs).arm_tf_path = path  # for compute_loss, as Keras attaches masks
+        return path.outputs
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        loss = super().compute_loss(x, y, y_pred, sample_weight, training)
+        path = getattr(_leaf(y_pred), "arm_tf_path", None)
+        if not training or path is None:
+            return loss
+        terms = path.surrogates(_DatumLoss(self, y, y_pred, sample_weight))
+        return loss + tf.add_n([tf.cast(term, loss.dtype) for term in terms]) if terms else loss
+
+    def predict(
+        self, x, batch_size=None, verbose="auto", steps=None, callbacks=None, num_samples=1
+    ):
+        """As `keras.Model.predict`, with outputs averaged over samples of the stochastic layers.
+
+        Args:
+          num_samples: int, how many; the mean is of what the model puts out, be it probabilities or
+            logits.
+        """
+        if num_samples != self._num_samples:
+            self._num_samples = num_samples
+            self.predict_function = None
+        return super().predict(x, batch_size, verbose, steps, callbacks)
+
+    def predict_step(self, data):
+        x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+        outputs = self(x, training=False)
+        if self._num_samples == 1:
+            return outputs
+
+        def add(i, total):
+            more = self(x, training=False)
+            return i + 1, tf.nest.map_structure(tf.add, total, more)
+
+        _, total = tf.while_loop(lambda i, _: i < self._num_samples, add, (1, outputs))
+        return tf.nest.map_structure(lambda t: t / tf.cast(self._num_samples, t.dtype), total)
+
+    def get_config(self):
+        config = super().get_config()
+        return {**config, "model": keras.saving.serialize_keras_object(self.model)}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        model = keras.saving.deserialize_keras_object(config.pop("model"), custom_objects)
+        return cls(model, **config)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Step:
+    """One call of a graph: its operation, and the slots of values that it reads and writes.
+
+    Attributes:
+      operation: a Keras layer or operation.
+      arguments: its symbolic arguments, Keras's.
+      reads, writes: slots; of what it reads, by the identity of the symbolic tensor.
+      training: the `training` that a model around it was called with, or None.
+    """
+
+    operation: object
+    arguments: object
+    reads: dict
+    writes: tuple
+    training: bool | None
+
+    @property
+    def is_sampling(self):
+        return isinstance(self.operation, layers.StochasticBinary) and "f" not in self.kwargs
+
+    @property
+    def kwargs(self):
+        return self.arguments.kwargs
+
+    def __call__(self, value):
+        """The flat outputs, with value(slot) for every input."""
+        values = {tensor: value(slot) for tensor, slot in self.reads.items()}
+        args, kwargs = self.arguments.fill_in(values)
+        if "training" in inspect.signature(self.operation.call).parameters:
+            kwargs.setdefault("training", True if self.training is None else self.training)
+        return keras.tree.flatten(self.operation(*args, **kwargs))
+
+
+class _Graph:
+    """A model as a list of steps, with the models inside it that hold stochastic layers unfolded.
+
+    Attributes:
+      inputs, outputs: slots.
+      steps: list of `_Step`, each after those that it reads from.
+      after: for the index of a sampling step, the indices of the steps that depend on it.
+      has_batch: whether the value of each slot has a batch axis; a list.
+    """
+
+    def __init__(self, model):
+        self.steps, self.has_batch = [], []
+        self.batch = model.inputs[0].shape[0]  # None where it may be any
+        self.inputs = [self._slot(tensor) for tensor in model.inputs]
+        self.outputs = self._unfold(model, self.inputs, None)
+        self.after = {}
+        for i, step in enumerate(self.steps):
+            if step.is_sampling:
+                reached, found = set(step.writes), []
+                for j in range(i + 1, len(self.steps)):
+                    if reached & set(self.steps[j].reads.values()):
+                        reached |= set(self.steps[j].writes)
+                        found.append(j)
+                self.after[i] = found
+
+    def _slot(self, tensor):
+        self.has_batch.append(len(tensor.shape) > 0 and tensor.shape[0] == self.batch)
+        return len(self.has_batch) - 1
+
+    def _unfold(self, model, inputs, training):
+        """Adds a model's steps on given slots; the slots of its outputs."""
+        slots = {id(tensor): slot for tensor, slot in zip(model.inputs, inputs, strict=True)}
+        nodes = keras.Function(model.inputs, model.outputs)._nodes_by_depth
+        for depth in sorted(nodes, reverse=True):
+            for node in nodes[depth]:
+                if node.is_input:
+                    continue
+                reads = {id(tensor): slots[id(tensor)] for tensor in node.input_tensors}
+                operation, within = node.operation, node.arguments.kwargs.get("training", training)
+                if _holds_stochastic_layers(operation):
+                    if not isinstance(operation, (keras.Sequential, keras.Function)):
+                        raise ValueError(
+                            f"The layer {operation.name!r} holds a StochasticBinary layer and "
+                            "cannot be taken apart; a StochasticModel takes such layers in "
+                            "Sequential and functional models."
+                        )
+                    read = [slots[id(tensor)] for tensor in node.input_tensors]
+                    writes = self._unfold(operation, read, within)
+                else:
+                    writes = [self._slot(tensor) for tensor in node.outputs]
+                    step = _Step(operation, node.arguments, reads, tuple(writes), within)
+                    self.steps.append(step)
+                slots |= {id(t): slot for t, slot in zip(node.outputs, writes, strict=True)}
+        return [slots[id(tensor)] for tensor in model.outputs]
+
+
+class _Path:
+    """One training pass of a `StochasticModel`: all values, with one sample of each layer.
+
+    Attributes:
+      outputs: of the model, structured as its own.
+    """
+
+    def __init__(self, model, inputs):
+        self.model, self.graph = model, _Graph(model.model)
+        symbols, outputs = model.model.inputs, model.model.outputs
+        if isinstance(model.model, keras.Function):
+            symbols, outputs = model.model.input, model.model.output
+        flat = keras.Model(symbols, model.model.inputs)(inputs)  # checked and cast
+        self.values = dict(zip(self.graph.inputs, keras.tree.flatten(flat), strict=True))
+        for step in self.graph.steps:
+            if step.is_sampling:
+                (logits,) = (self.values[slot] for slot in step.reads.values())
+                written = [_sample(step.operation, logits)]
+                if step.operation.activity_regularizer:
+                    loss = step.operation.activity_regularizer(written[0])
+                    size = tf.cast(tf.shape(logits)[0], loss.dtype)
+                    model.add_loss(tf.math.divide_no_nan(loss, size))
+            else:
+                written = step(self.values.get)
+            self.values |= dict(zip(step.writes, written, strict=True))
+        values = [self.values[slot] for slot in self.graph.outputs]
+        outputs = keras.tree.pack_sequence_as(outputs, values)
+        is_single = isinstance(outputs, (list, tuple)) and len(outputs) == 1
+        self.outputs = outputs[0] if is_single else outputs
+
+    def surrogates(self, datum_loss):
+        """Zeros to add to the loss, whose gradients are those of the estimators; a list."""
+        return [term for site in self.graph.after for term in self._surrogates(site, datum_loss)]
+
+    def _surrogates(self, site, datum_loss):
+        """Those of one sampling step: for the logits, and for what its estimator learns."""
+        layer, (logits,) = self._sampling(site)
+        estimator = _estimator(layer, logits)
+        size = tf.shape(logits)[0]
+        flat = tf.reshape(logits, [size, math.prod(logits.shape[1:])])
+        u = layer.noise(flat, estimator.rows)
+        later = {}  # noise of later stochastic layers, the same whenever f is evaluated
+        for j in self.graph.after[site]:
+            if self.graph.steps[j].is_sampling:
+                later_layer, (later_logits,) = self._sampling(j)
+                later[j] = later_layer.noise(later_logits, estimator.width)
+
+        def f(b, sample=bernoulli.sample):  # [S, batch, V] to [S, batch]
+            samples = b.shape[0]
+            merged = tf.reshape(b, tf.concat([[samples * size], tf.shape(logits)[1:]], axis=0))
+            values, penalties = self._continue(site, merged, samples, later, sample)
+            outputs = [values(slot) for slot in self.graph.outputs]
+            loss = tf.reshape(datum_loss(outputs, samples, penalties), [samples, size])
+            return tf.ensure_shape(tf.cast(loss, u.dtype), b.shape[:-1])
+
+        run = lambda f, logits, u: estimator.run(layers.connected(f), logits, u)
+        estimate = layers.at_any_precision(run, f, flat, u)
+        learn = lambda: estimator.update(estimate.new_parameters)
+        zeros = tf.zeros_like(estimate.value)
+        surrogate = layers.attach_gradient(zeros, flat, estimate.grad_logits, learn)
+        divisor = tf.cast(datum_loss.divisor, u.dtype)
+        yield tf.math.divide_no_nan(tf.reduce_sum(surrogate), divisor)
+        if estimator.trainable_variables:
+            yield estimator.learning(estimate)
+
+    def _sampling(self, index):
+        """The layer of a sampling step, and its logits on the path."""
+        layer = self.graph.steps[index].operation
+        logits = [self.values[slot] for slot in self.graph.steps[index].reads.values()]
+        return layer, [tf.cast(l, layer.compute_dtype) for l in logits]
+
+    def _continue(self, site, b, samples, later, sample):
+        """The steps after one that samples, for other samples of it.
+
+        Args:
+          site: index of the step.
+          b: float [samples * batch, ...].
+          samples: int.
+          later: noise [width, batch, ...] of the sampling steps among them, by index.
+          sample: function of (logits, u).
+
+        Returns:
+          Function of a slot that gives its value, and activity penalties [samples * batch].
+        """
+        steps = self.graph.steps
+        changed, penalties = {}, []
+
+        def value(slot):
+            if slot not in changed and not self.graph.has_batch[slot]:
+                return self.values[slot]
+            return changed[slot] if slot in changed else _repeat(self.values[slot], samples)
+
+        def write(step, outputs):
+            changed.update(zip(step.writes, outputs, strict=True))
+            regularizer = getattr(step.operation, "activity_regularizer", None)
+            if regularizer:
+                each = lambda output: regularizer(output[tf.newaxis])
+                penalties.extend(tf.vectorized_map(each, output) for output in outputs)
+
+        write(steps[site], [_with_mask(b, value(next(iter(steps[site].reads.values()))))])
+        for j in self.graph.after[site]:
+            if j in later:
+                layer = steps[j].operation
+                (logits,) = (value(slot) for slot in steps[j].reads.values())
+                (u,) = layers.cycle([later[j]], samples)
+                u = tf.broadcast_to(u, tf.concat([[samples], tf.shape(u)[1:]], axis=0))
+                u = tf.reshape(u, tf.shape(logits))
+                b_j = sample(tf.cast(tf.cast(logits, layer.compute_dtype), u.dtype), u)
+                write(steps[j], [_with_mask(tf.cast(b_j, layer.compute_dtype), logits)])
+            else:
+                write(steps[j], steps[j](value))
+                _refuse_other_losses(steps[j].operation)
+        return value, penalties
+
+
+class _DatumLoss:
+    """What each datum adds to a model's loss, as a function of other outputs than the path's.
+
+    Keras adds up the values of a loss and divides by a number that depends on the reduction, on
+    masks and on weights, but not on the values; on the path it is found from values of one.
+
+    Attributes:
+      divisor: float, the data over all replicas; what is returned are averages' addends times it.
+    """
+
+    def __init__(self, model, y, y_pred, sample_weight):
+        compiled = model._compile_loss
+        self.sample_weight = sample_weight
+        size = tf.shape(_leaf(y_pred))[0]
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        self.divisor = tf.cast(size * replicas, keras.config.floatx())
+        self.losses = []
+        if compiled is None:
+            return
+        self.structure = compiled._y_pred_build_structure
+        names = getattr(model, "output_names", None)
+        if isinstance(y, dict) and not isinstance(y_pred, dict) and names:
+            y = [y[name] for name in names]
+        self.y = self._structured(keras.tree.flatten(y))
+        y_pred = self._structured(keras.tree.flatten(y_pred))
+        for path, loss, weight, _ in compiled._flat_losses:
+            y_t, y_p = _at(path, self.y), _at(path, y_pred)
+            values = _values(loss, y_t, y_p)
+            if not values.shape.rank:
+                raise ValueError(
+                    f"The loss {loss.name!r} has one value for the batch; a StochasticModel needs "
+                    "a value for each datum, shape [batch, ...]."
+                )
+            weights = self._weights(path) if loss.reduction == "mean_with_sample_weight" else None
+            ones = tf.ones_like(values)
+            total = _Fixed(ones, loss.dtype, loss.reduction)(y_t, y_p, weights)
+            added = _Fixed(ones, loss.dtype, None)(y_t, y_p, weights)
+            scale = tf.math.divide_no_nan(tf.reduce_sum(total), tf.reduce_sum(added))
+            scale *= tf.cast(self.divisor, scale.dtype)
+            self.losses.append((path, loss, scale if weight is None else scale * weight))
+
+    def _structured(self, flat):
+        """Flat targets or outputs in the structure that the paths of the losses lead through."""
+        nested = keras.tree.is_nested(self.structure)
+        return keras.tree.pack_sequence_as(self.structure, flat) if nested else flat[0]
+
+    def _weights(self, path):
+        nested = keras.tree.is_nested(self.sample_weight)
+        return _at(path, self.sample_weight) if nested else self.sample_weight
+
+    def __call__(self, outputs, samples, penalties):
+        """Addends of the data times the divisor, float [samples * batch].
+
+        Args:
+          outputs: of the model, flat, [samples * batch, ...].
+          samples: int.
+          penalties: of activities, [samples * batch] each.
+        """
+        total = tf.add_n(penalties) if penalties else 0.0
+        if self.losses:
+            y_pred = self._structured(outputs)
+        for path, loss, scale in self.losses:
+            y_t, y_p = _repeat(_at(path, self.y), samples), _at(path, y_pred)
+            weights = self._weights(path)
+            weights = None if weights is None else _repeat(weights, samples)
+            values = _Fixed(_values(loss, y_t, y_p), loss.dtype, None)(y_t, y_p, weights)
+            values = tf.reduce_sum(tf.reshape(values, [tf.shape(values)[0], -1]), axis=1)
+            total += tf.cast(scale * values, total.dtype if tf.is_tensor(total) else values.dtype)
+        return total
+
+
+class _Fixed(keras.losses.Loss):
+    """A loss of given values, for Keras to mask, weigh and reduce."""
+
+    def __init__(self, values, dtype, reduction):
+        super().__init__(name="values", reduction=reduction, dtype=dtype)
+        self.values = values
+
+    def call(self, y_true, y_pred):
+        return self.values
+
+
+def _values(loss, y_true, y_pred):
+    convert = lambda x: tf.cast(x, loss.dtype)
+    return loss.call(*keras.tree.map_structure(convert, (y_true, y_pred)))
+
+
+def _sample(layer, logits):
+    """One sample of a stochastic layer, with no gradient."""
+    cast = tf.cast(logits, layer.compute_dtype)
+    b = layer.sample(cast, layer.noise(cast, 1)[0], training=False)
+    return _with_mask(tf.where(tf.math.is_nan(cast), cast, b), logits)
+
+
+def _estimator(layer, logits):
+    """The layer's estimator, once it is known to suit.
+
+    Raises:
+      ValueError: it has another objective, or what it learns has another size than the units.
+    """
+    estimator, units = layer.gradient_estimator, math.prod(logits.shape[1:])
+    if estimator.row.objective != "elbo":
+        raise ValueError(
+            f"{layer.estimator!r} of the layer {layer.name!r} estimates the gradient of another "
+            "objective than an expected loss; see arm_tf.estimators."
+        )
+    estimators.check(layer.estimator, layer.num_samples, units)
+    shapes = {name: np.shape(v) for name, v in estimator.row.initial_parameters(units).items()}
+    if any(tuple(estimator.parameters[name].shape) != shape for name, shape in shapes.items()):
+        raise ValueError(
+            f"What {layer.estimator!r} learns needs logits [batch, units], received "
+            f"{logits.shape} in the layer {layer.name!r}; put a Flatten before it."
+        )
+    return estimator
+
+
+def _refuse_other_losses(operation):
+    """Raises ValueError where a layer has added a loss that cannot be shared among the data."""
+    if not isinstance(operation, keras.layers.Layer) or operation.activity_regularizer:
+        return
+    regularized = [v for v in operation.trainable_variables if v.regularizer is not None]
+    if len(operation.losses) > len(regularized):
+        raise ValueError(
+            f"The layer {operation.name!r}, which depends on stochastic units, adds a loss of its "
+            "own, which has no value for each datum; make it a compiled loss of an output."
+        )
+
+
+def _holds_stochastic_layers(operation):
+    if isinstance(operation, layers.StochasticBinary) or not isinstance(
+        operation, keras.layers.Layer
+    ):
+        return False
+    parts = operation._flatten_layers(include_self=False)
+    return any(isinstance(part, layers.StochasticBinary) for part in parts)
+
+
+def _leaf(structure):
+    return keras.tree.flatten(structure)[0]
+
+
+def _at(path, structure):
+    for key in path:
+        structure = structure[key]
+    return structure
+
+
+def _with_mask(x, like):
+    """`x`, with Keras's mask of another tensor, if that has one."""
+    mask = getattr(like, "_keras_mask", None)
+    if mask is not None:
+        x = tf.identity(x)
+        x._keras_mask = mask
+    return x
+
+
+def _repeat(x, times):
+    """`x` [batch, ...] and its mask so many times along the batch, [times * batch, ...]."""
+    x = tf.convert_to_tensor(x)
+    tiled = tf.tile(x, [times] + [1] * (x.shape.rank - 1))
+    mask = getattr(x, "_keras_mask", None)
+    if mask is not None:
+        tiled._keras_mask = _repeat(mask, times)
+    return tiled
