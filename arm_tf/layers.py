@@ -15,14 +15,15 @@ from tensorflow.python.saved_model import save_context
 from arm_tf import bernoulli, estimators
 
 
-def attach_gradient(value, logits, grad_logits, learn=lambda: None):
+def attach_gradient(value, logits, grad_logits, learn=lambda: ()):
     """`value`, with `grad_logits` as its gradient in `logits`.
 
     Args:
       value: float [...].
       logits: float [..., V], of any floating dtype.
       grad_logits: float [..., V], in which no gradient flows.
-      learn: called where the gradient is taken, and only there.
+      learn: called where the gradient is taken, and only there; returns operations that belong to
+        that.
 
     Returns:
       float [...].
@@ -31,9 +32,9 @@ def attach_gradient(value, logits, grad_logits, learn=lambda: None):
     @tf.custom_gradient
     def attach(value, logits, grad_logits):
         def gradient(upstream):
-            learn()
             grad = tf.cast(upstream, grad_logits.dtype)[..., tf.newaxis] * grad_logits
-            return upstream, tf.cast(grad, logits.dtype), None
+            with tf.control_dependencies(learn()):
+                return upstream, tf.cast(tf.identity(grad), logits.dtype), None
 
         return tf.identity(value), gradient
 
@@ -131,7 +132,8 @@ def _draw(logits, rows, seed=None):
         u = tf.random.uniform(shape, dtype=dtype)
     else:
         seed = seed if np.ndim(seed) else [operator.index(seed), 0]
-        u = tf.random.stateless_uniform(shape, tf.cast(seed, tf.int32), dtype=dtype)
+        seed = tf.cast(seed, tf.int32)
+        u = tf.random.stateless_uniform(shape, seed, dtype=dtype)
     return tf.ensure_shape(u, [rows, *logits.shape])
 
 
@@ -236,9 +238,10 @@ class GradientEstimator(keras.layers.Layer):
         return _run(self.row, f, logits, u, self._values(), self.options)
 
     def update(self, new_parameters):
-        """Gives parameters that are not learned by gradient their next values."""
-        for name, value in new_parameters.items():
-            self.parameters[name].assign(value)
+        """Gives parameters that are not learned by gradient their next values; the operations."""
+        pairs = new_parameters.items()
+        operations = [self.parameters[name].value.assign(value) for name, value in pairs]
+        return [] if tf.executing_eagerly() else operations
 
     def learning(self, estimate):
         """Zero, whose gradient in the learned parameters is that of an estimate."""
@@ -455,7 +458,7 @@ class StochasticBinary(keras.layers.Layer):
         estimate = at_any_precision(estimator.run, lambda b, **_: f(b), logits, u)
         if estimator.trainable_variables:
             self.add_loss(estimator.learning(estimate))
-        learn = lambda: None if training is False else estimator.update(estimate.new_parameters)
+        learn = lambda: () if training is False else estimator.update(estimate.new_parameters)
         return attach_gradient(estimate.value, logits, estimate.grad_logits, learn)
 
     def noise(self, logits, rows):
@@ -503,8 +506,8 @@ def _call_in_gradient(b, learn):
     @tf.custom_gradient
     def identity(b):
         def gradient(upstream):
-            learn()
-            return upstream
+            with tf.control_dependencies(learn()):
+                return tf.identity(upstream)
 
         return tf.identity(b), gradient
 

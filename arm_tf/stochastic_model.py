@@ -59,7 +59,8 @@ class StochasticModel(keras.Model):
             )
         self.model = model
         self._num_samples = 1
-        self.built = model.built
+        if model.built:
+            self.build(model.input_shape)
 
     def build(self, input_shape):
         if not self.model.built:
@@ -276,7 +277,7 @@ class _Path:
         """The layer of a sampling step, and its logits on the path."""
         layer = self.graph.steps[index].operation
         logits = [self.values[slot] for slot in self.graph.steps[index].reads.values()]
-        return layer, [tf.cast(l, layer.compute_dtype) for l in logits]
+        return layer, [tf.cast(phi, layer.compute_dtype) for phi in logits]
 
     def _continue(self, site, b, samples, later, sample):
         """The steps after one that samples, for other samples of it.

@@ -258,3 +258,338 @@ def test_gradient_of_the_conditional_network_is_that_of_its_own_program(
     got = tape.gradient(loss, [v.value for v in variables])
     for g, e, variable in zip(got, expected, variables, strict=True):
         np.testing.assert_allclose(g, e, rtol=1e-9, atol=1e-12, err_msg=variable.path)
+
+
+def binary(name=None, **kwargs):
+    return StochasticBinary("arm", seed=0, name=name, **kwargs)
+
+
+def two_outputs():
+    x, z = keras.Input((3,), name="x"), keras.Input((2,), name="z")
+    hidden = binary()(keras.layers.Dense(4)(keras.layers.Concatenate()([x, z])))
+    left, right = keras.layers.Dense(2, name="left"), keras.layers.Dense(1, name="right")
+    return keras.Model({"x": x, "z": z}, {"left": left(hidden), "right": right(hidden)})
+
+
+def sequence():
+    """Masked time steps, a value for each."""
+    return keras.Sequential(
+        [
+            keras.Input((4,), dtype="int32"),
+            keras.layers.Embedding(5, 3, mask_zero=True),
+            keras.layers.LSTM(3, return_sequences=True),
+            binary(),
+            keras.layers.Dense(2),
+        ]
+    )
+
+
+def simple(**kwargs):
+    return keras.Sequential(
+        [keras.Input((3,)), keras.layers.Dense(4), binary(**kwargs), keras.layers.Dense(2)]
+    )
+
+
+RNG = np.random.default_rng(0)
+BATCH = 6
+TOKENS = np.array([[1, 2, 0, 0], [3, 0, 0, 0], [1, 1, 2, 4], [4, 3, 2, 0], [2, 2, 0, 0], [1] * 4])
+INPUTS = {
+    simple: RNG.normal(size=(BATCH, 3)).astype("float32"),
+    sequence: TOKENS,
+    two_outputs: {
+        "x": RNG.normal(size=(BATCH, 3)).astype("float32"),
+        "z": RNG.normal(size=(BATCH, 2)).astype("float32"),
+    },
+}
+TARGETS = {
+    simple: RNG.normal(size=(BATCH, 2)).astype("float32"),
+    sequence: RNG.normal(size=(BATCH, 4, 2)).astype("float32"),
+    two_outputs: {
+        "left": RNG.normal(size=(BATCH, 2)).astype("float32"),
+        "right": RNG.normal(size=(BATCH, 1)).astype("float32"),
+    },
+}
+WEIGHTS = RNG.uniform(size=BATCH).astype("float32")
+mean_squares = lambda reduction: keras.losses.MeanSquaredError(reduction=reduction)
+labels = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+LOSSES = {
+    "name": (simple, dict(loss="mae"), None),
+    "sum": (simple, dict(loss=mean_squares("sum")), WEIGHTS),
+    "weights": (simple, dict(loss="mse"), WEIGHTS),
+    "mean with weights": (simple, dict(loss=mean_squares("mean_with_sample_weight")), WEIGHTS),
+    "function": (simple, dict(loss=lambda y, p: tf.reduce_sum((y - p) ** 2, -1)), WEIGHTS),
+    "loss weight": (simple, dict(loss="mse", loss_weights=2.5), None),
+    "mask": (sequence, dict(loss="mse"), None),
+    "mask, sum": (sequence, dict(loss=mean_squares("sum")), None),
+    "mask, mean": (sequence, dict(loss=mean_squares("mean_with_sample_weight")), None),
+    "mask, weights": (sequence, dict(loss="mse"), np.tile(WEIGHTS[:, None], (1, 4))),
+    "two outputs": (two_outputs, dict(loss="mse"), None),
+    "two losses": (
+        two_outputs,
+        dict(loss={"left": "mse", "right": "mae"}, loss_weights={"left": 0.5, "right": 2.0}),
+        {"left": WEIGHTS, "right": WEIGHTS[::-1]},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", LOSSES)
+def test_what_the_data_add_makes_up_the_loss(case):
+    """On the path, with every sample twice, against the loss as Keras computes it."""
+    net, settings, weights = LOSSES[case]
+    model = StochasticModel(net())
+    model.compile("sgd", **settings)
+    y_pred = model(INPUTS[net], training=True)
+    total = model.compute_loss(INPUTS[net], TARGETS[net], y_pred, weights, training=False)
+    datum_loss = stochastic_model._DatumLoss(model, TARGETS[net], y_pred, weights)
+    outputs = [stochastic_model._repeat(o, 2) for o in keras.tree.flatten(y_pred)]
+    addends = datum_loss(outputs, 2, []) / tf.cast(datum_loss.divisor, tf.float32)
+    assert addends.shape == (2 * BATCH,)
+    np.testing.assert_allclose(addends[:BATCH], addends[BATCH:], rtol=1e-6)
+    np.testing.assert_allclose(tf.reduce_sum(addends[:BATCH]), total, rtol=1e-5)
+    assert np.ptp(addends) > 0
+
+
+@pytest.mark.parametrize("case", LOSSES)
+def test_losses_train(case):
+    net, settings, weights = LOSSES[case]
+    model = StochasticModel(net())
+    model.compile("adam", **settings)
+    before = [w.numpy() for w in model.trainable_weights]
+    history = model.fit(
+        INPUTS[net], TARGETS[net], sample_weight=weights, batch_size=4, epochs=2, verbose=0
+    )
+    assert np.isfinite(history.history["loss"]).all()
+    assert all((a != b.numpy()).any() for a, b in zip(before, model.trainable_weights, strict=True))
+    predicted = model.predict(INPUTS[net], num_samples=3, verbose=0)
+    assert keras.tree.map_structure(np.shape, predicted) == keras.tree.map_structure(
+        np.shape, TARGETS[net]
+    )
+
+
+def test_activity_regularisers_are_part_of_what_is_estimated():
+    """With no other loss, the gradient is that of the expected penalty, 0.7 sigmoid(logits)."""
+    units = StochasticBinary("exact", activity_regularizer=keras.regularizers.L1(0.7))
+    nothing = keras.layers.Lambda(lambda b: 0.0 * b)
+    inner = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2), units, nothing])
+    model = StochasticModel(inner)
+    model.compile("sgd", "mse")
+    x = RNG.normal(size=(5, 2)).astype("float32")
+    weights = [w.value for w in inner.layers[0].weights]
+    with tf.GradientTape() as tape:
+        loss = model.compute_loss(y=np.zeros((5, 2)), y_pred=model(x, training=True))
+    got = tape.gradient(loss, weights)
+    with tf.GradientTape() as tape:
+        expected = 0.7 * tf.reduce_sum(tf.sigmoid(x @ weights[0] + weights[1])) / 5
+    for g, e in zip(got, tape.gradient(expected, weights), strict=True):
+        np.testing.assert_allclose(g, e, rtol=1e-5)
+
+
+def test_models_inside_are_taken_apart():
+    """A functional model with stochastic layers in a Sequential one is the model written flat."""
+    layers_ = [keras.layers.Dense(4), binary("a"), keras.layers.Dense(3), binary("b")]
+    x = keras.Input((4,))
+    nested = keras.Sequential(
+        [
+            keras.Input((3,)),
+            layers_[0],
+            keras.Model(x, layers_[2](layers_[1](x))),
+            keras.Sequential([layers_[3]]),
+            keras.layers.Dense(2),
+        ]
+    )
+    flat = keras.Sequential([keras.Input((3,)), *layers_, nested.layers[-1]])
+    grads = []
+    for inner in (nested, flat):
+        for layer in layers_[1::2]:
+            layer.seed_generator.state.assign([7, 0])
+        model = StochasticModel(inner)
+        model.compile("sgd", "mse")
+        with tf.GradientTape() as tape:
+            loss = model.compute_loss(
+                y=TARGETS[simple], y_pred=model(INPUTS[simple], training=True), training=True
+            )
+        grads.append(tape.gradient(loss, [w.value for w in flat.trainable_weights]))
+    for a, b in zip(*grads, strict=True):
+        np.testing.assert_array_equal(a, b)
+        assert np.abs(a).max() > 0
+
+
+def test_a_frozen_model_inside_stays_in_inference():
+    x = keras.Input((4,))
+    inside = keras.Model(x, keras.layers.BatchNormalization()(binary()(x)))
+    inputs = keras.Input((3,))
+    outputs = inside(keras.layers.Dense(4)(inputs), training=False)
+    model = StochasticModel(keras.Model(inputs, outputs))
+    model.compile("sgd", "mse")
+    model.fit(INPUTS[simple], np.zeros((BATCH, 4)), verbose=0)
+    mean = inside.layers[-1].moving_mean.numpy()
+    np.testing.assert_array_equal(mean, np.zeros(4))
+
+
+def test_batch_normalisation_and_dropout_after_stochastic_units_train():
+    inner = keras.Sequential(
+        [
+            keras.layers.Dense(4),
+            binary(),
+            keras.layers.BatchNormalization(),
+            keras.layers.Dropout(0.3),
+            keras.layers.Dense(2),
+        ]
+    )
+    model = StochasticModel(inner)
+    model.compile("adam", "mse", metrics=["mae"])
+    history = model.fit(INPUTS[simple], TARGETS[simple], epochs=3, verbose=0)
+    assert np.isfinite(history.history["loss"]).all()
+
+
+def test_one_layer_used_twice():
+    x = keras.Input((3,))
+    shared, to_units = binary(), keras.layers.Dense(3)
+    model = StochasticModel(keras.Model(x, shared(to_units(shared(to_units(x))))))
+    model.compile("sgd", "mse")
+    before = to_units.kernel.numpy()
+    model.fit(INPUTS[simple], np.zeros((BATCH, 3)), verbose=0)
+    assert (to_units.kernel.numpy() != before).any()
+
+
+def test_units_on_a_grid_are_one_vector(monkeypatch):
+    """Units [batch, 2, 2] have the gradients of units [batch, 4]."""
+    u = RNG.uniform(size=(2, BATCH, 4)).astype("float32")
+    kernel = RNG.normal(size=(3, 4)).astype("float32")
+    grads = []
+    for shape in ((4,), (2, 2)):
+        noise = lambda self, logits, rows: tf.reshape(tf.constant(u[:rows]), [rows, *logits.shape])
+        monkeypatch.setattr(StochasticBinary, "noise", noise)
+        to_units = keras.layers.Dense(4, use_bias=False)
+        reshape = keras.layers.Reshape
+        model = StochasticModel(
+            keras.Sequential(
+                [
+                    keras.Input((3,)),
+                    to_units,
+                    reshape(shape),
+                    StochasticBinary("double_cv"),
+                    reshape((4,)),
+                    keras.layers.Lambda(lambda b: tf.reduce_sum(b, -1, keepdims=True) ** 2),
+                ]
+            )
+        )
+        to_units.kernel.assign(kernel)
+        model.compile("sgd", "mse")
+        with tf.GradientTape() as tape:
+            loss = model.compute_loss(
+                y=np.ones((BATCH, 1)), y_pred=model(INPUTS[simple], training=True), training=True
+            )
+        grads.append(tape.gradient(loss, to_units.kernel.value))
+    np.testing.assert_allclose(*grads, rtol=1e-6)
+
+
+@keras.saving.register_keras_serializable(package="arm_tf_tests")
+class Block(keras.layers.Layer):
+    """A layer of a user's own, with stochastic units or a loss inside."""
+
+    def __init__(self, units=False, **kwargs):
+        super().__init__(**kwargs)
+        self.units = binary() if units else None
+
+    def call(self, x):
+        if self.units is not None:
+            return self.units(x, training=False)
+        self.add_loss(tf.reduce_mean(x))
+        return x
+
+
+def fit_simple(model, loss="mse", y=None):
+    model.compile("sgd", loss)
+    model.fit(INPUTS[simple], TARGETS[simple] if y is None else y, verbose=0)
+
+
+@pytest.mark.parametrize(
+    "inner, loss, message",
+    [
+        (lambda: [keras.layers.Dense(2), Block(units=True)], "mse", "cannot be taken apart"),
+        (lambda: [keras.layers.Dense(2), binary(), Block()], "mse", "adds a loss of its own"),
+        (
+            lambda: [keras.layers.Dense(2), StochasticBinary("vimco")],
+            "mse",
+            "'vimco' .* another objective",
+        ),
+        (
+            lambda: [keras.layers.Dense(2), binary()],
+            lambda y, p: tf.reduce_mean((y - p) ** 2),
+            "one value for the batch",
+        ),
+        (
+            lambda: [
+                keras.layers.Reshape((3, 1)),
+                StochasticBinary("nvil"),
+                keras.layers.Flatten(),
+                keras.layers.Dense(2),
+            ],
+            "mse",
+            r"'nvil' learns needs logits \[batch, units\]",
+        ),
+        (
+            lambda: [keras.layers.Dense(13), StochasticBinary("exact"), keras.layers.Dense(2)],
+            "mse",
+            "at most 12 units",
+        ),
+    ],
+)
+def test_what_cannot_be_done_is_said(inner, loss, message):
+    with pytest.raises(ValueError, match=message):
+        fit_simple(StochasticModel(keras.Sequential([keras.Input((3,)), *inner()])), loss)
+
+
+def test_callbacks_and_resuming(tmp_path):
+    """Keras's callbacks; a fit that fails goes on from its backup."""
+
+    class Failure(Exception):
+        pass
+
+    class Fail(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 2:
+                raise Failure
+
+    model = StochasticModel(simple())
+    model.compile("adam", "mse", metrics=["mae"], steps_per_execution=2)
+    callbacks = lambda: [
+        keras.callbacks.BackupAndRestore(tmp_path / "backup"),
+        keras.callbacks.ModelCheckpoint(tmp_path / "best.keras"),
+        keras.callbacks.EarlyStopping(patience=9),
+        keras.callbacks.TensorBoard(tmp_path / "events"),
+    ]
+    fit = lambda *more: model.fit(
+        INPUTS[simple],
+        TARGETS[simple],
+        batch_size=2,
+        epochs=4,
+        validation_split=0.3,
+        verbose=0,
+        callbacks=[*callbacks(), *more],
+    )
+    with pytest.raises(Failure):
+        fit(Fail())
+    assert len(fit().history["loss"]) == 2
+    loaded = keras.saving.load_model(tmp_path / "best.keras")
+    assert loaded.evaluate(INPUTS[simple], TARGETS[simple], verbose=0)
+
+
+def test_class_weights_and_metrics():
+    inner = keras.Sequential([keras.layers.Dense(4), binary(), keras.layers.Dense(2)])
+    model = StochasticModel(inner)
+    model.compile("adam", labels, metrics=["accuracy"])
+    y = np.arange(BATCH) % 2
+    history = model.fit(INPUTS[simple], y, class_weight={0: 1.0, 1: 3.0}, verbose=0)
+    assert set(history.history) == {"loss", "accuracy"}
+
+
+def test_prediction_averages_samples():
+    """The mean of b itself, within six standard deviations."""
+    model = StochasticModel(keras.Sequential([keras.Input((3,)), binary()]))
+    x = np.array([[-1.0, 0.0, 2.0]], "float32")
+    mean = model.predict(x, num_samples=4000, verbose=0)
+    probs = 1 / (1 + np.exp(-x))
+    assert (np.abs(mean - probs) < 6 * np.sqrt(probs * (1 - probs) / 4000)).all()
+    assert set(np.unique(model.predict(np.tile(x, (40, 1)), verbose=0))) == {0.0, 1.0}

@@ -432,7 +432,8 @@ def check(name, num_samples, units=None, options=()):
     for option in sorted(options):
         if option not in row.options:
             raise ValueError(
-                f"Unknown option {option} for {name!r}; it takes {', '.join(row.options) or 'none'}."
+                f"Unknown option {option} for {name!r}; "
+                f"it takes {', '.join(row.options) or 'none'}."
             )
         expected, suits = OPTIONS[option]
         if not isinstance(options[option], numbers.Real) or not suits(options[option]):
