@@ -24,7 +24,7 @@ from absl import flags
 
 from arm_tf import cli, config, data, estimators, paper, run_folder, trials
 
-PARTS = ("steps", "evaluation", "process", "trials", "sweep", "cost")
+PARTS = ("steps", "fit", "evaluation", "process", "trials", "sweep", "cost")
 _MODELS = {name: paper.SETTINGS[f"mnist_static-{name}"] for name in
            ("linear", "nonlinear", "two_layers")}  # fmt: skip
 _PLAIN_STEPS = 20  # in one measurement
@@ -261,6 +261,72 @@ def measure_steps(dataset, rounds):
     return results
 
 
+def keras_vae(pixels, units=200):
+    """The paper's linear VAE as a functional model, for `arm_tf.StochasticModel`.
+
+    Outputs are the logits of the pixels and log q(b|x) - log p(b), float [batch, 1].
+    """
+    import keras
+    import tensorflow as tf
+
+    import arm_tf
+    from arm_tf import bernoulli
+
+    class Divergence(keras.layers.Layer):
+        def build(self, shape):
+            self.prior_logits = self.add_weight(shape=shape[-1:], initializer="zeros")
+
+        def call(self, b, logits):
+            log_q = bernoulli.log_prob(b, tf.stop_gradient(logits))
+            return (log_q - bernoulli.log_prob(b, self.prior_logits))[:, tf.newaxis]
+
+        def compute_output_spec(self, b, logits):
+            return keras.KerasTensor((None, 1))
+
+    x = keras.Input((pixels,))
+    symmetric = keras.layers.Rescaling(2.0, -1.0)
+    logits = keras.layers.Dense(units)(symmetric(x))
+    b = arm_tf.StochasticBinary("arm")(logits)
+    outputs = [keras.layers.Dense(pixels)(symmetric(b)), Divergence()(b, logits=logits)]
+    return arm_tf.StochasticModel(keras.Model(x, outputs))
+
+
+def measure_fit(dataset, rounds):
+    """Steps a second of `fit` on the linear model, and of a run's own loop; a dict."""
+    import keras
+
+    from arm_tf import bernoulli
+
+    bench = Bench(dataset, **_MODELS["linear"])
+    size, pixels = bench.config.batch_size, dataset.train.shape[1]
+    x = dataset.train.astype("float32")  # an epoch; what a call of fit takes besides is divided
+    y = [x, np.zeros([len(x), 1], "float32")]
+    losses = [lambda x, logits: -bernoulli.log_prob(x, logits), lambda _, value: value[:, 0]]
+    adam = lambda: keras.optimizers.Adam(1e-4)
+    functions = {"loop": (bench.trainer.run_steps, bench.steps)}
+    for name, together in (("fit", 1), ("fit, 20 steps an execution", 20)):
+        model = keras_vae(pixels)
+        model.compile(adam(), losses, jit_compile=True, steps_per_execution=together)
+        fit = lambda model=model: model.fit(x, y, batch_size=size, verbose=0)
+        functions[name] = (fit, len(x) // size)
+    plain = keras.Sequential(
+        [keras.Input((pixels,)), keras.layers.Dense(200, "sigmoid"), keras.layers.Dense(pixels)]
+    )
+    plain.compile(adam(), losses[0], jit_compile=True)
+    fit = lambda: plain.fit(x, x, batch_size=size, verbose=0)
+    functions["fit, no stochastic units"] = (fit, len(x) // size)
+    seconds = measure(functions, max(3, rounds // 3))
+    bench.close()
+    fits = list(functions)[1:]
+    result = {
+        "steps_per_second": {name: spread(1 / values) for name, values in seconds.items()},
+        "speed_over_loop": {name: ratio(seconds["loop"], seconds[name]) for name in fits},
+    }
+    for name in fits:
+        print(f"{name}: {_text(result['speed_over_loop'][name])} x the loop's speed", flush=True)
+    return result
+
+
 def measure_evaluation(dataset, rounds):
     """The test bound of the linear model; a dict."""
     import tensorflow as tf
@@ -489,6 +555,7 @@ def main():
     }
     measurements = {
         "steps": lambda: measure_steps(dataset, values.rounds),
+        "fit": lambda: measure_fit(dataset, values.rounds),
         "evaluation": lambda: measure_evaluation(dataset, values.rounds),
         "process": lambda: measure_process(values.rounds),
         "trials": measure_trials,
