@@ -469,3 +469,21 @@ def test_policies_keep_noise_and_parameters_precise():
     assert layer.noise(tf.zeros([2, 3], tf.bfloat16), 1).dtype == tf.float32
     assert {v.dtype for v in layer.gradient_estimator.variables} == {"float32"}
     assert layers.precise_dtype("float64") == tf.float64
+
+
+def test_a_subclass_that_is_built_can_be_backed_up(tmp_path):
+    model = Classifier("nvil")
+    model.build((None, 5))
+    model.compile("sgd")
+    model.fit(X, epochs=2, verbose=0, callbacks=[keras.callbacks.BackupAndRestore(tmp_path)])
+    assert model.units.gradient_estimator.parameters["calls"].numpy() == 2
+
+
+def test_binarising_net_trains_on_a_batch():
+    """Dense, binarise, mean square: ends elsewhere in no gradients for any variable."""
+    net = keras.Sequential([keras.Input((5,)), dense(4, 1), StochasticBinary(seed=0)])
+    model = StochasticModel(net)
+    model.compile("sgd", "mse")
+    before = net.layers[0].kernel.numpy()
+    model.train_on_batch(X, np.ones([11, 4]))
+    assert (net.layers[0].kernel.numpy() != before).any()
