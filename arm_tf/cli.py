@@ -26,10 +26,9 @@ def define_flags(flag_values=flags.FLAGS):
             help += f" One of: {', '.join(field.metadata['choices'])}."
         if field.type is bool:
             flags.DEFINE_bool(field.name, field.default, help, flag_values=flag_values)
-        elif field.type is tuple:
-            flags.DEFINE_list(
-                field.name, list(map(str, field.default)), help, flag_values=flag_values
-            )
+        elif field.type in (tuple, tuple | None):
+            default = field.default and list(map(str, field.default))
+            flags.DEFINE_list(field.name, default, help, flag_values=flag_values)
         elif field.type in (int, int | None):
             flags.DEFINE_integer(field.name, field.default, help, flag_values=flag_values)
         elif field.type is float:
@@ -50,7 +49,7 @@ def config_from_flags(flag_values=flags.FLAGS):
             values[name] = tuple(value)
         elif isinstance(value, list):
             try:
-                values[name] = tuple(float(number) for number in value)
+                values[name] = tuple(map(int if name == "image_shape" else float, value))
             except ValueError:
                 raise config.ConfigError(
                     f"--{name} must be numbers separated by commas, received {','.join(value)!r}."

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import pathlib
 import re
 import typing
 
@@ -12,6 +13,7 @@ from arm_tf import data, estimators
 _WHERE = {"logdir", "name", "data_dir", "distribute"}  # do not change what is computed
 _FLOAT_LIMIT = 1e30  # float32 must hold the numbers
 _LINE = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]+")  # fit for paths and flag files
+_STEM = 40  # characters of a file's name in that of a run, which leave room for the rest
 _DECODER_SAMPLES = {"elbo": "independent", "multisample": "antithetic"}  # as is usual
 
 
@@ -28,7 +30,7 @@ def _setting(default, help, choices=None, low=None, high=2**31 - 1):
 
 def paper_batch_size(dataset):
     """Images a step for a data set in the paper's experiments; int."""
-    return 25 if dataset.startswith("omniglot") else 50
+    return 25 if dataset in ("omniglot", "omniglot_dynamic") else 50
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,9 +41,17 @@ class Config:
       ConfigError: a value outside its limits.
     """
 
-    dataset: str = _setting("glyphs", "Which data to train on.", data.DATASETS)
+    dataset: str = _setting(
+        "glyphs",
+        "Which data to train on: a FILE.npz or FILE.npy of your own, or a name.",
+        data.DATASETS,
+    )
     data_dir: str | None = _setting(
         None, "Folder with data files that are already there; unset: download on first use."
+    )
+    image_shape: tuple | None = _setting(
+        None,
+        "Height and width of the images in a file of your own, such as 28,28; unset: guessed.",
     )
     valid_images: int | None = _setting(
         None, "Use only the first so many validation images; unset: all.", low=1
@@ -166,6 +176,11 @@ class Config:
     def __post_init__(self):
         for field in dataclasses.fields(self):
             _check(field, getattr(self, field.name))
+        if data.is_file(self.dataset):  # whose folder does not change what is computed
+            path = pathlib.PurePath(self.data_dir or "", self.dataset)
+            object.__setattr__(self, "dataset", path.name)
+            if path.parent != pathlib.PurePath():
+                object.__setattr__(self, "data_dir", str(path.parent))
         if self.batch_size is None:
             object.__setattr__(self, "batch_size", paper_batch_size(self.dataset))
         num_samples = self._check_estimator("estimator", self.estimator, self.num_samples)
@@ -202,9 +217,10 @@ class Config:
         """Names the settings that people vary, and a digest of any others that are not default."""
         named = {"dataset", "model", "network", "layers", "estimator", "seed"}
         model = "" if self.model == "vae" else f"{self.model}-"
-        name = (
-            f"{self.dataset}-{model}{self.network}-{self.layers}-{self.estimator}-seed{self.seed}"
-        )
+        dataset = self.dataset
+        if data.is_file(dataset):
+            dataset = re.sub(r"[^\w=+,-]", "_", pathlib.PurePath(dataset).stem)[:_STEM]
+        name = f"{dataset}-{model}{self.network}-{self.layers}-{self.estimator}-seed{self.seed}"
         filled_in = {
             "batch_size": paper_batch_size(self.dataset),
             "num_samples": estimators.check(self.estimator, None)[1],
@@ -274,15 +290,20 @@ def _check(field, value):
         if not isinstance(value, tuple) or any(name not in choices for name in value):
             refuse(f"any of {', '.join(choices)}")
         return
-    if choices and value not in choices:
-        refuse(f"one of {', '.join(choices)}")
+    is_own = field.name == "dataset" and (value == data.ARRAYS or data.is_file(value))
+    if choices and value not in choices and not is_own:
+        also = ", or a file, .npz or .npy" if field.name == "dataset" else ""
+        refuse(f"one of {', '.join(choices)}{also}")
     if bool in types and not isinstance(value, bool):
         refuse("true or false")
     if int in types and (type(value) is not int or not low <= value <= high):
         refuse(f"an integer from {low} to {high:,}")
     if float in types and not (_is_number(value, _FLOAT_LIMIT) and value >= low):
         refuse(f"a finite number of at least {low} and below {_FLOAT_LIMIT:g}")
-    if tuple in types and not (
+    if field.name == "image_shape":
+        if not isinstance(value, tuple) or len(value) != 2 or not all(map(_is_positive, value)):
+            refuse("a height and a width, such as 28,28")
+    elif tuple in types and not (
         isinstance(value, tuple) and len(value) == 2 and all(_is_number(v, 1) for v in value)
     ):
         refuse("two numbers of at least 0 and below 1, such as 0.9,0.999")
@@ -290,6 +311,10 @@ def _check(field, value):
         refuse("a text that is not empty, in one line of Unicode")
     if field.name == "name" and not re.fullmatch(r"[\w=+,-][\w=+,.-]{0,199}", value):
         refuse("a folder name of letters, digits and any of _ - + = , . (not first)")
+
+
+def _is_positive(value):
+    return type(value) is int and 0 < value < 2**31
 
 
 def _is_number(value, below=math.inf):

@@ -26,6 +26,7 @@ def main():
         values.data_dir or settings.data_dir,
         settings.valid_images,
         settings.test_images,
+        settings.image_shape,
     )
     run_folder.check_data(folder, dataset)
 

@@ -359,11 +359,12 @@ class ConditionalNetwork(BinaryNetwork):
     """Stochastic binary network for the rest of an image given its upper half.
 
     p(x_l|x_u) = E[p(x_l|b_T)] over b_1 ~ p(b_1|x_u), …, b_T ~ p(b_T|b_{T-1}), every factor a
-    vector of Bernoulli units whose logits are a map as in `BinaryNetwork`; x_u are the first half
-    of the pixels, x_l the rest. f = log p(x_l|b_T), so that E[f] is a lower bound on
+    vector of Bernoulli units whose logits are a map as in `BinaryNetwork`; x_u are the first
+    `upper` pixels, x_l the rest. f = log p(x_l|b_T), so that E[f] is a lower bound on
     log p(x_l|x_u) (Yin & Zhou 2019, proposition 3, whose layers are numbered from x_l).
 
     Args:
+      upper: int; None, or 0, where an image has one row, for half of the pixels.
       pixels, num_layers, network, units, leaky_slope, input_scaling, code_scaling, output_bias,
         pixel_mean, seed: as in `BinaryVAE`.
 
@@ -383,10 +384,11 @@ class ConditionalNetwork(BinaryNetwork):
         output_bias="zeros",
         pixel_mean=None,
         seed=0,
+        upper=None,
         **kwargs,
     ):
         super().__init__(num_layers, network, units, leaky_slope, code_scaling, seed, **kwargs)
-        self.upper = pixels // 2
+        self.upper = upper or pixels // 2
         halves = [None, None] if pixel_mean is None else np.split(pixel_mean, [self.upper])
         x_scaling = _at_the_pixels(input_scaling, "zeros", halves[0])[0]
         output_bias = _at_the_pixels("none", output_bias, halves[1])[1]

@@ -48,26 +48,27 @@ def estimator_style(name):
     return _STYLES[name]
 
 
-def grid(images, *others, side=28):
+def grid(images, *others, image_shape=(28, 28)):
     """Images as one picture, row by row; under each row, the rows of `others` that belong to it.
 
     Args:
-      images: float [N, side * side] in [0, 1], 1 is ink.
+      images: float [N, pixels] in [0, 1], 1 is ink.
       *others: of the same shape.
-      side: int, width and height in pixels.
+      image_shape: (height, width) of an image.
 
     Returns:
-      float32 [height, width], 0 is ink and 1 is paper, with lines of paper between images.
+      float32 [rows, columns], 0 is ink and 1 is paper, with lines of paper between images.
     """
+    height, width = image_shape
     columns = 16 if others else 8
     missing = -len(images) % columns
     rows = [
-        np.pad(part, [(0, missing), (0, 0)]).reshape(-1, columns, side, side)
+        np.pad(part, [(0, missing), (0, 0)]).reshape(-1, columns, height, width)
         for part in (images, *others)
     ]
-    page = np.stack(rows, axis=1).astype(np.float32).reshape(-1, columns, side, side)
+    page = np.stack(rows, axis=1).astype(np.float32).reshape(-1, columns, height, width)
     page = np.pad(page, [(0, 0), (0, 0), (1, 1), (1, 1)]).swapaxes(1, 2)
-    return 1.0 - page.reshape(len(page) * (side + 2), columns * (side + 2))
+    return 1.0 - page.reshape(len(page) * (height + 2), columns * (width + 2))
 
 
 def save_grid(path, page):

@@ -7,6 +7,7 @@ for, whatever it claims.
 import contextlib
 import gzip
 import math
+import re
 import struct
 import zipfile
 import zlib
@@ -15,6 +16,16 @@ import numpy as np
 
 PIXELS = 784
 _BLOCK = 2**16  # bytes of a file handled at a time
+_MOST = 2**32  # bytes that the images of one's own file may take in memory
+_GZIP = b"\x1f\x8b"
+_ZIP = b"PK"
+_DEFLATION = 1032  # bytes that one byte can unpack to
+_REPLACE = "replace it with the published file"
+_SAVE = "save images with numpy.savez(FILE, train=..., valid=..., test=...)"
+_SPLITS = {
+    split: re.compile(rf"(x_)?({names})(_images|_x)?", re.IGNORECASE)
+    for split, names in {"train": "train", "valid": "valid(ation)?|val", "test": "test"}.items()
+}
 
 
 class DataError(ValueError):
@@ -25,21 +36,17 @@ class DataError(ValueError):
 
 
 def amat(path, count):
-    """uint8 bits [count, 784] from the published text or from the MATLAB form of it."""
+    """uint8 bits [count, 784] from the published text, gzipped or not, or its MATLAB form."""
     with _parsing(path, "the binarised MNIST, text or MATLAB 5"), open(path, "rb") as file:
-        is_matlab = file.read(6) == b"MATLAB"
-    if is_matlab:
+        magic = file.read(6)
+    if magic == b"MATLAB":
         bits = mat(path, {"X": (count, PIXELS)})["X"]
         if not ((bits == 0) | (bits == 1)).all():
             raise refusal(path, "only 0 and 1", f"values from {bits.min()} to {bits.max()}")
         return bits.astype(np.uint8)
 
-    size = count * 2 * PIXELS
-    found = path.stat().st_size
-    if found != size:
-        raise refusal(path, f"{size} bytes of text ({count} lines of {PIXELS} digits)", found)
-    with _parsing(path, "text"):
-        text = np.fromfile(path, np.uint8).reshape(count, 2 * PIXELS)
+    text = _contents(path, count * 2 * PIXELS, f"text ({count} lines of {PIXELS} digits)")
+    text = text.reshape(count, 2 * PIXELS)
     bits = text[:, ::2] - ord("0")  # what lies below "0" wraps around to a large number
     separators = np.frombuffer(b" " * (PIXELS - 1) + b"\n", np.uint8)
     if not ((bits <= 1).all() and (text[:, 1::2] == separators).all()):
@@ -94,14 +101,6 @@ def _exactly(stream, size):
     return contents
 
 
-def _fill(numbers, stream):
-    """Reads an array of one dimension from a stream, in short blocks."""
-    contents = memoryview(numbers).cast("B")
-    for start in range(0, len(contents), _BLOCK):
-        block = contents[start : start + _BLOCK]
-        block[:] = _exactly(stream, len(block))
-
-
 def npz(path, counts=(60_000, 10_000)):
     """(train, test), uint8 [count, 784] each, from the layout of Keras's MNIST."""
     _check_size(path, sum(counts) * PIXELS)
@@ -111,51 +110,159 @@ def npz(path, counts=(60_000, 10_000)):
         with (
             _parsing(path, f"an .npz archive with {name}"),
             zipfile.ZipFile(path) as archive,
-            _npy_member(archive, name) as file,
+            _member(archive, archive.getinfo(f"{name}.npy")) as file,
         ):
-            found_shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
-            is_right = found_shape == shape and dtype == np.uint8
-            if is_right:
-                array = np.empty(math.prod(shape), np.uint8)
-                _fill(array, file)
-                if file.read(1):  # checks the member's checksum, too
-                    raise ValueError("more in an array than its shape")
-        if not is_right:
-            raise refusal(path, f"{name}, uint8 {shape}", f"{dtype} {found_shape}")
-        array = array.reshape(shape, order="F" if fortran_order else "C")
+            found_shape, fortran_order, dtype = _header(file)
+            if found_shape != shape or dtype != np.uint8:
+                raise refusal(path, f"{name}, uint8 {shape}", f"{dtype} {found_shape}")
+            array = _numbers(file, shape, fortran_order, dtype, path)
         images.append(array.reshape(count, PIXELS))
     return images
 
 
-def _npy_member(archive, name):
-    """An array in an archive, opened past its magic bytes."""
-    member = archive.getinfo(f"{name}.npy")
-    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+def own(path):
+    """The images of an .npz or .npy file of one's own.
+
+    Returns:
+      By split, "train" and where the file has them "valid" and "test", arrays of at least two
+      dimensions: uint8 where the file has whole numbers, which are from 0 to 255, and float32
+      where it has others, which are from 0 to 1.
+    """
+    _check_size(path, 4 * _MOST, _SAVE)
+    with _parsing(path, "an .npz or .npy file", _SAVE), open(path, "rb") as file:
+        if file.read(len(_ZIP)) != _ZIP:
+            file.seek(0)
+            return {"train": _own_array(file, path.stat().st_size, path, _MOST)}
+        splits, left = {}, _MOST
+        with zipfile.ZipFile(file) as archive:
+            for split, info in _own_members(path, archive).items():
+                most = _DEFLATION * (1 + min(info.compress_size, path.stat().st_size))
+                if info.file_size > most:
+                    raise ValueError(f"an array of {info.file_size} bytes, packed into {most}")
+                where = f"{path}, {info.filename.removesuffix('.npy')}"
+                with _member(archive, info) as member:
+                    splits[split] = _own_array(member, info.file_size, where, left)
+                left -= splits[split].nbytes
+        return splits
+
+
+def _own_members(path, archive):
+    """The members of an archive that hold images, by split."""
+    arrays = {name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")}
+    found = {
+        split: [name for name in arrays if pattern.fullmatch(name)]
+        for split, pattern in _SPLITS.items()
+    }
+    if len(arrays) == 1 and not any(found.values()):
+        found["train"] = [*arrays]
+    if not found["train"] or max(map(len, found.values())) > 1:
+        raise refusal(
+            path,
+            "one array, or one each named train, valid and test (also x_train, ...)",
+            ", ".join(map(repr, sorted(arrays)))[:200] or "none",
+            _SAVE,
+        )
+    return {split: archive.getinfo(f"{names[0]}.npy") for split, names in found.items() if names}
+
+
+def _own_array(file, size, where, most):
+    """Images from a stream of `size` bytes, which may take no more than `most` in memory."""
+    shape, fortran_order, dtype = _header(file)
+    check_images(shape, dtype, where)
+    count = math.prod(shape)
+    if count * dtype.itemsize != size - file.tell():
+        raise ValueError(f"{size - file.tell()} bytes for {dtype} {shape}")
+    needed = count * level_type(dtype).itemsize
+    if needed > most:
+        raise refusal(where, f"images of at most {most} bytes", needed, "use fewer of them")
+    return _numbers(file, shape, fortran_order, dtype, where)
+
+
+def check_images(shape, dtype, where):
+    """Raises DataError unless an array of this kind may hold images; `where` is its name."""
+    is_numeric = dtype.kind in "buif" and dtype.itemsize <= 8
+    if not is_numeric or len(shape) < 2 or min(shape) < 1:
+        expected = "numbers [N, pixels] or [N, height, width]"
+        raise refusal(where, expected, f"{dtype} {shape}", "give zeros and ones, or grey levels")
+
+
+def level_type(dtype):
+    """What bits and grey levels of another type are kept in: uint8, or for floats float32."""
+    return np.dtype(np.float32 if dtype.kind == "f" else np.uint8)
+
+
+def levels(numbers, where):
+    """Bits and grey levels, checked and in their `level_type`.
+
+    Args:
+      numbers: bool, integers from 0 to 255, or floats from 0 to 1; not empty.
+      where: what an error calls them.
+
+    Raises:
+      DataError: they are something else.
+    """
+    low, high, dtype = numbers.min(), numbers.max(), level_type(numbers.dtype)
+    if dtype == np.uint8 and not (low >= 0 and high <= 255):
+        raise refusal(where, "whole numbers from 0 to 255", f"{low} to {high}", "rescale them")
+    if dtype == np.float32 and not (low >= 0 and high <= 1):  # also where one is not a number
+        remedy = "divide by the level of white, or give whole numbers from 0 to 255 as uint8"
+        raise refusal(where, "floats from 0 to 1", f"{low} to {high}", remedy)
+    return numbers.astype(dtype)
+
+
+def _numbers(file, shape, fortran_order, dtype, where):
+    """The `levels` of an array's contents, which must end with the stream."""
+    array = np.empty(math.prod(shape), level_type(dtype))
+    count = _BLOCK // dtype.itemsize
+    for start in range(0, len(array), count):
+        part = array[start : start + count]
+        contents = _exactly(file, part.size * dtype.itemsize)
+        part[:] = levels(np.frombuffer(contents, dtype), where)
+    if file.read(1):  # checks the member's checksum, too
+        raise ValueError("more in an array than its shape")
+    return array.reshape(shape, order="F" if fortran_order else "C")
+
+
+def _member(archive, info):
+    """A member of an archive, opened."""
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise ValueError("neither stored nor deflated")  # others unpack to any size at once
-    file = archive.open(member)
+    return archive.open(info)
+
+
+def _header(file):
+    """Shape, order and type of the array that begins here."""
     version = np.lib.format.read_magic(file)
     if version != (1, 0):  # headers of others may be of any length
         raise ValueError(f"an array in format {version}")
-    return file
+    return np.lib.format.read_array_header_1_0(file)
 
 
 def idx(path, count):
-    """uint8 [count, 784] from a gzipped idx file of 28 x 28 images."""
+    """uint8 [count, 784] from an idx file of 28 x 28 images, gzipped or not."""
     header = np.array([0x0803, count, 28, 28], ">i4").tobytes()
     size = len(header) + count * PIXELS
+    contents = _contents(path, size, f"an idx file of {count} images", header)
+    return contents[len(header) :].reshape(count, PIXELS)
+
+
+def _contents(path, size, expected, header=b""):
+    """The bytes of a file, gzipped or not, of which there must be so many; uint8 [size]."""
     _check_size(path, size)
-    with _parsing(path, "a gzipped idx file"), gzip.open(path) as file:
-        contents = file.read(size + 1)
-    if contents[: len(header)] != header:
-        expected = f"an idx header of {count} images, {header.hex()}"
-        raise refusal(path, expected, contents[: len(header)].hex())
+    with _parsing(path, expected), open(path, "rb") as file:
+        is_packed = file.read(len(_GZIP)) == _GZIP
+        file.seek(0)
+        contents = (gzip.GzipFile(fileobj=file) if is_packed else file).read(size + 1)
+    if not contents.startswith(header):
+        found = contents[: len(header)].hex() or "nothing"
+        raise refusal(path, f"{expected}, beginning with {header.hex()}", found)
     if len(contents) != size:
         found = len(contents) if len(contents) < size else "more"
-        raise refusal(path, f"{size} bytes once unpacked", found)
-    return np.frombuffer(contents, np.uint8, offset=len(header)).reshape(count, PIXELS)
+        raise refusal(path, f"{size} bytes of {expected}", found)
+    return np.frombuffer(contents, np.uint8)
 
 
-def _check_size(path, size):
+def _check_size(path, size, remedy=_REPLACE):
     """Refuses a file that is much larger than its contents; gzip and checksums read it all.
 
     Returns:
@@ -163,21 +270,22 @@ def _check_size(path, size):
     """
     found, most = path.stat().st_size, 2 * size + 2**20
     if found > most:
-        raise refusal(path, f"at most {most} bytes", found)
+        raise refusal(path, f"at most {most} bytes", found, remedy)
     return most
 
 
 @contextlib.contextmanager
-def _parsing(path, expected):
+def _parsing(path, expected, remedy=_REPLACE):
     """Turns whatever a library raises over a bad file into a `DataError`."""
     try:
         yield
+    except DataError:
+        raise
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
-        raise refusal(path, expected, f"a file that cannot be read ({reason})") from error
+        found = f"a file that cannot be read ({reason})"
+        raise refusal(path, expected, found, remedy) from error
 
 
-def refusal(path, expected, found):
-    return DataError(
-        f"{path}: expected {expected}, found {found}; replace it with the published file"
-    )
+def refusal(where, expected, found, remedy=_REPLACE):
+    return DataError(f"{where}: expected {expected}, found {found}; {remedy}")

@@ -18,7 +18,8 @@ def build_model(config, dataset):
     From here on TensorFlow multiplies with the precision that the configuration asks for.
     """
     tf.config.experimental.enable_tensor_float_32_execution(config.tf32)
-    prior = {"prior": config.prior} if config.model == "vae" else {}
+    height, width = dataset.image_shape
+    options = {"prior": config.prior} if config.model == "vae" else {"upper": height // 2 * width}
     return _MODELS[config.model](
         pixels=dataset.train.shape[1],
         num_layers=config.layers,
@@ -30,7 +31,7 @@ def build_model(config, dataset):
         output_bias=config.output_bias,
         pixel_mean=dataset.train_mean,
         seed=config.seed,
-        **prior,
+        **options,
     )
 
 

@@ -87,6 +87,14 @@ def grid(flag_files, overrides, estimators=(), learning_rates=(), seeds=()):
             settings = {**own, **dict(zip(varied, values, strict=True))}
             source = pathlib.Path(file).stem if file else "defaults"
             cells.append(Cell(source, dataclasses.replace(config, **settings)))
+    by_path = {}
+    for cell in cells:
+        other = by_path.setdefault(cell.path, cell)
+        if other.config != cell.config:
+            raise ConfigError(
+                f"{other.source} and {cell.source} have runs of one name, {cell.config.name}, "
+                "on other data; rename a file, or use another --logdir."
+            )
     return cells
 
 
@@ -261,8 +269,10 @@ def main():
         import ray  # noqa: F401
     except ImportError:
         raise ConfigError("arm_tf.sweep needs Ray; pip install 'arm_tf[sweep]'.") from None
-    for dataset, folder in {(cell.config.dataset, cell.config.data_dir) for cell in cells}:
-        data.load(dataset, folder)
+    for dataset, folder, shape in {
+        (cell.config.dataset, cell.config.data_dir, cell.config.image_shape) for cell in cells
+    }:
+        data.load(dataset, folder, image_shape=shape)
     logdir = run_folder.make_folder(values.logdir)
     connection = {"address": values.address} if values.address else {"address": "local"}
     if values.workers and not values.address:

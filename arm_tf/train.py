@@ -3,11 +3,13 @@
 The same command run again resumes a run that was stopped; --help lists the settings.
 """
 
+import dataclasses
+
 from absl import flags
 
 from arm_tf import cli, cluster, data, estimators, trials
 from arm_tf.config import ConfigError
-from arm_tf.run_folder import RunFolder, read_result, run_path
+from arm_tf.run_folder import RunFolder, check_data, read_result, run_path
 
 
 def define_flags():
@@ -38,22 +40,57 @@ def main():
         train(config)
 
 
-def train(config):
-    """Trains the run of a configuration, or goes on with it."""
+def train(config, dataset=None):
+    """Trains the run of a configuration, or goes on with it.
+
+    Args:
+      config: `arm_tf.config.Config`.
+      dataset: `arm_tf.data.Dataset`, as `arm_tf.data.from_arrays` makes it, whose name stands in
+        for that in the configuration; None loads what the configuration names.
+
+    Raises:
+      ConfigError, DataError, RunError: as the command refuses it in one line.
+    """
+    if dataset is not None:
+        if not isinstance(dataset, data.Dataset):
+            raise data.DataError(
+                f"dataset: expected an arm_tf.data.Dataset, found {type(dataset).__name__}; "
+                "make one with arm_tf.data.from_arrays"
+            )
+        is_unnamed = config.name == dataclasses.replace(config, name=None).name
+        name = None if is_unnamed else config.name
+        config = dataclasses.replace(config, dataset=dataset.name, name=name)
     workers = cluster.find(config.distribute)
     folder = RunFolder(config) if workers.is_chief else None
+    try:
+        _train(config, dataset, folder, workers)
+    finally:
+        if folder:
+            folder.close()
+
+
+def _train(config, dataset, folder, workers):
+    """As `train`; `folder` is a `RunFolder`, or None for workers other than the chief."""
     path = run_path(config)
-    if read_result(path):
+    is_finished = read_result(path) is not None
+    if dataset is None and (not is_finished or data.is_file(config.dataset)):
+        try:
+            dataset = data.load(
+                config.dataset,
+                config.data_dir,
+                config.valid_images,
+                config.test_images,
+                config.image_shape,
+            )
+        except data.DataError:
+            if folder:
+                folder.discard_if_new()
+            raise
+    if is_finished:
+        if dataset:
+            check_data(path, dataset)
         print(f"The run in {path} is finished; its figures are in result.json.")
         return
-    try:
-        dataset = data.load(
-            config.dataset, config.data_dir, config.valid_images, config.test_images
-        )
-    except data.DataError:
-        if folder:
-            folder.discard_if_new()
-        raise
     if folder:
         folder.start(config, dataset)
 

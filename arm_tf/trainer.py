@@ -354,7 +354,11 @@ class Trainer:
         key = noise.key(self.config.seed, "pictures")
         u = noise.uniforms(key, 0, [1, model.picture_rows, _IMAGES_SHOWN, model.units])[0]
         pictures = model.pictures(x, u[:, : len(x)])
-        return {name: plots.grid(*map(np.asarray, images)) for name, images in pictures.items()}
+        shape = self.dataset.image_shape
+        return {
+            name: plots.grid(*map(np.asarray, images), image_shape=shape)
+            for name, images in pictures.items()
+        }
 
     def save_pictures(self):
         """Writes the model's pictures and curves.png for the present weights."""

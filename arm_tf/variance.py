@@ -65,7 +65,13 @@ def main():
                 f"--estimators: {name!r} has the gradient of another objective, {row.objective}."
             )
         num_samples[name] = samples_within(name, values.evaluations, config.units)
-    dataset = data.load(config.dataset, config.data_dir, config.valid_images, config.test_images)
+    dataset = data.load(
+        config.dataset,
+        config.data_dir,
+        config.valid_images,
+        config.test_images,
+        config.image_shape,
+    )
     run_folder.make_folder(out, "--out")
 
     cli.load_tensorflow()

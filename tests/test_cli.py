@@ -8,8 +8,9 @@ import sys
 
 import numpy as np
 import pytest
+from small_runs import assert_same_run
 
-from arm_tf import estimators
+from arm_tf import data, estimators, run_folder
 
 ROOT = pathlib.Path(__file__).parents[1]
 FAST = ("--units=8", "--eval_samples=2", "--test_samples=30", "--test_images=200",
@@ -67,6 +68,10 @@ def test_nothing_imports_tensorflow_before_flags_are_parsed():
         (["--flagfile=nowhere.flags"], "nowhere.flags"),
         (["--estimator=amr"], "one of ar, arm"),
         (["--dataset=mnits"], "one of glyphs, mnist_static"),
+        (["--dataset=/nowhere/x.npz"], "/nowhere/x.npz: expected a file, found nothing"),
+        (["--dataset=setup.npy", "--image_shape=5x6"], "--image_shape must be numbers"),
+        (["--image_shape=14,56"], "expected (28, 28), found (14, 56)"),
+        (["--dataset=arrays"], "given from Python"),
         (["--encoder_betas=0.9,x"], "numbers separated by commas"),
         (["--dataset=mnist_static", "--data_dir=/nowhere"], "/nowhere"),
         (["--logdir=setup.py"], "choose another with --logdir"),
@@ -128,6 +133,55 @@ def test_replaced_data_are_refused(tmp_path):
     np.savez_compressed(archive, **images)
     process = call("train", *arguments)
     assert process.returncode == 1 and "started with other data" in process.stderr
+
+
+@pytest.mark.parametrize("kind", ["grey", "bits"])
+def test_ones_own_images_are_trained_on_resumed_and_guarded(kind, tmp_path):
+    rng = np.random.default_rng(0)
+    patterns = rng.random((4, 6, 5))[rng.integers(4, size=350)]
+    grey = (patterns * 255).astype(np.uint8)
+    images = {
+        "grey": {"x_train": grey[:300], "x_test": grey[300:], "y_train": np.zeros(300)},
+        "bits": {"images": patterns > 0.5},
+    }[kind]
+    file = tmp_path / "own.npz"
+    np.savez(file, **images)
+    arguments = (f"--dataset={file}", "--units=8", "--epochs=400", "--eval_every=20",
+                 "--eval_samples=2", "--test_samples=5", "--steps_per_loop=7")  # fmt: skip
+    whole = call("train", *arguments, f"--logdir={tmp_path / 'whole'}")
+    assert whole.returncode == 0 and not whole.stderr, whole.stderr
+    (path,) = (tmp_path / "whole").iterdir()
+    assert path.name.startswith("own-linear-1-arm-seed0-")
+    config = run_folder.read_config(path)
+    dataset = data.load(config.dataset, config.data_dir)
+    assert dataset.dynamic == (kind == "grey") and dataset.image_shape == (6, 5)
+
+    command = [sys.executable, "-m", "arm_tf.train", *arguments, f"--logdir={tmp_path / 'stopped'}"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        while not process.stdout.readline().startswith("epoch"):
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert "Stopped at step" in process.communicate(timeout=300)[0]
+    last = call("train", *arguments, f"--logdir={tmp_path / 'stopped'}")
+    assert last.returncode == 0 and "from step" in last.stdout, last.stderr
+    configs = config, run_folder.read_config(tmp_path / "stopped" / path.name)
+    assert_same_run(*map(run_folder.RunFolder, configs))
+
+    evaluated = call("evaluate", f"--run={path}", "--samples=5")
+    bound = whole.stdout.split("-log p(x): ")[1].split(" nats")[0]
+    assert evaluated.returncode == 0 and bound in evaluated.stdout, evaluated.stderr
+    moved = tmp_path / "elsewhere" / "own.npz"
+    moved.parent.mkdir()
+    file.rename(moved)
+    assert_one_line(call("evaluate", f"--run={path}"), f"{file}: expected a file, found nothing")
+    arguments = (f"--dataset={moved}", *arguments[1:], f"--logdir={tmp_path / 'whole'}")
+    assert "is finished" in call("train", *arguments).stdout
+
+    next(iter(images.values()))[7] = 0
+    np.savez(moved, **images)
+    assert_one_line(call("train", *arguments), "was started with other data")
+    process = call("evaluate", f"--run={path}", f"--data_dir={moved.parent}")
+    assert_one_line(process, "was started with other data")
 
 
 def test_folder_in_use_is_refused(tmp_path):

@@ -17,6 +17,14 @@ ROOT = pathlib.Path(__file__).parents[1]
     "setting, value, message",
     [
         ("dataset", "mnits", "--dataset must be one of glyphs, mnist_static, .* received 'mnits'"),
+        ("dataset", "", "received ''"),
+        ("dataset", ".npz", "or a file, .npz or .npy, received"),
+        ("dataset", 3, "received 3"),
+        ("dataset", "a\nb.npz", "in one line of Unicode"),
+        ("image_shape", (5,), "a height and a width, such as 28,28, received"),
+        ("image_shape", (5, 0), "a height and a width"),
+        ("image_shape", (5, 6.0), "a height and a width"),
+        ("image_shape", "5x6", "a height and a width"),
         ("estimator", "amr", "--estimator must be one of .*arm.* received 'amr'"),
         ("units", 0, "--units must be an integer from 1 to 100,000, received 0"),
         ("units", 2**70, "from 1 to 100,000, received 1180591620717411303424"),
@@ -66,6 +74,52 @@ def test_batch_size_is_the_papers_unless_given():
     assert Config(dataset="omniglot").batch_size == 25
     assert Config(dataset="mnist_static").batch_size == 50
     assert Config(dataset="omniglot", batch_size=7).batch_size == 7
+
+
+def test_batch_size_of_ones_own_data_does_not_follow_from_their_name():
+    assert Config(dataset="omniglot.npz").batch_size == 50
+
+
+@pytest.mark.parametrize(
+    "dataset, data_dir, file, folder",
+    [
+        ("digits.npz", None, "digits.npz", None),
+        ("./digits.npy", None, "digits.npy", None),
+        ("a/b/digits.npz", None, "digits.npz", "a/b"),
+        ("/a/digits.npz", None, "digits.npz", "/a"),
+        ("~/digits.npz", None, "digits.npz", "~"),
+        ("digits.npz", "c", "digits.npz", "c"),
+        ("a/digits.npz", "/c", "digits.npz", "/c/a"),
+        ("../digits.NPZ", "c", "digits.NPZ", "c/.."),
+    ],
+)
+def test_path_of_ones_own_data_is_split(dataset, data_dir, file, folder):
+    config = Config(dataset=dataset, data_dir=data_dir, image_shape=(5, 6))
+    assert (config.dataset, config.data_dir) == (file, folder)
+    assert dataclasses.replace(config, seed=1).data_dir == folder
+    assert Config.from_dict(json.loads(json.dumps(dataclasses.asdict(config)))) == config
+    assert not config.differences(Config(dataset=file, data_dir="x", image_shape=(5, 6)))
+    assert "--image_shape=5,6\n" in config.flag_file()
+
+
+@pytest.mark.parametrize(
+    "dataset, start",
+    [
+        ("a/digits.npz", "digits-linear-1-arm-seed0"),
+        ("my data (1).npz", "my_data__1_-linear-1-arm-seed0"),
+        ("..x.y.npz", "__x_y-linear-1-arm-seed0"),
+        ("a\\b.npz", "a_b-linear-1-arm-seed0"),
+        (
+            "\N{CJK UNIFIED IDEOGRAPH-4E00}" * 80 + ".npy",
+            "\N{CJK UNIFIED IDEOGRAPH-4E00}" * 40 + "-linear",
+        ),
+        ("arrays", "arrays-linear-1-arm-seed0"),
+    ],
+)
+def test_name_of_a_run_on_ones_own_data(dataset, start):
+    config = Config(dataset=dataset)
+    assert config.name.startswith(start) and len(config.name.encode()) < 200
+    assert config.name == Config(dataset=dataset, data_dir="elsewhere").name
 
 
 def test_name_follows_from_what_is_computed():

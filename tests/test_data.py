@@ -1,5 +1,6 @@
 """Data sets: real files where they are at hand, full-size fakes, and everything refused."""
 
+import dataclasses
 import functools
 import gzip
 import hashlib
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 import scipy.io
 
-from arm_tf import data, glyphs
+from arm_tf import data, glyphs, readers
 
 REAL = pathlib.Path(__file__).parents[2] / "shared" / "data"
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="the real data are not here")
@@ -196,19 +197,82 @@ def test_fashion_from_both_layouts(tmp_path, mnist_file, grey, caplog):
     dataset = data.load("fashion_dynamic", tmp_path)
     np.testing.assert_array_equal(dataset.train, grey[0][:50_000].reshape(-1, 784))
     assert dataset.valid.shape == dataset.test.shape == (10_000, 784)
-    assert not dataset.published and "t10k-images" in caplog.text
+    assert not dataset.published and "train-images" in caplog.text
 
     other = tmp_path / "repacked"
     other.mkdir()
     (other / "fashion_mnist.npz").symlink_to(mnist_file)
     repacked = data.load("fashion_dynamic", other)
     assert repacked.checksum == dataset.checksum and not repacked.published
-    assert "fashion_mnist.npz: repacked" in caplog.text
+    assert "fashion_mnist.npz: not the published" in caplog.text
 
 
 def write_idx(path, images, tail=b""):
     header = np.array([0x0803, *images.shape], ">i4").tobytes()
-    path.write_bytes(gzip.compress(header + images.tobytes() + tail, 1))
+    contents = header + images.tobytes() + tail
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress(contents, 1) if path.suffix == ".gz" else contents)
+
+
+@pytest.mark.parametrize("end", ["", ".gz"])
+@pytest.mark.parametrize(
+    "name, folder",
+    [
+        ("mnist_dynamic", "MNIST/raw"),
+        ("mnist_threshold", "."),
+        ("fashion_dynamic", "FashionMNIST/raw"),
+        ("fashion_dynamic", "fashion-mnist"),
+    ],
+)
+def test_idx_files_are_found_and_known_by_their_contents(
+    name, folder, end, tmp_path, mnist_file, grey, monkeypatch, caplog
+):
+    sources = {"mnist": "mnist.npz", "fashion": "train-images-idx3-ubyte.gz"}
+    mine, other = sources[name.split("_")[0]], sources["fashion" if "mnist_" in name else "mnist"]
+    contents = f"sha256:{hashlib.sha256(grey[0].tobytes() + grey[1].tobytes()).hexdigest()}"
+    write_idx(tmp_path / folder / f"train-images-idx3-ubyte{end}", grey[0])
+    assert str(tmp_path / mine) in refused(name, tmp_path)  # as there is no other half
+    write_idx(tmp_path / folder / f"t10k-images-idx3-ubyte{end}", grey[1])
+    dataset = data.load(name, tmp_path)
+    assert not dataset.published and f"train-images-idx3-ubyte{end}: not the" in caplog.text
+    caplog.clear()
+
+    def publish(source):
+        changed = dataclasses.replace(data.SOURCES[source], contents=contents)
+        monkeypatch.setitem(data.SOURCES, source, changed)
+
+    with monkeypatch.context() as monkeypatch:
+        publish(mine)
+        assert data.load(name, tmp_path).published and not caplog.records
+    with monkeypatch.context() as monkeypatch:
+        publish(other)
+        assert "MNIST, found " in refused(name, tmp_path)
+    if name.startswith("mnist"):
+        assert dataset.checksum == data.load(name, mnist_file.parent).checksum
+
+
+def test_keras_archive_comes_before_idx_files(tmp_path, mnist_file):
+    (tmp_path / "mnist.npz").symlink_to(mnist_file)
+    write_idx(tmp_path / "train-images-idx3-ubyte", TEN)
+    write_idx(tmp_path / "t10k-images-idx3-ubyte", TEN)
+    assert len(data.load("mnist_threshold", tmp_path).train) == 55_000
+
+
+def test_mnist_static_from_gzipped_text(tmp_path, monkeypatch, caplog):
+    for split, count in (("train", 50_000), ("valid", 10_000), ("test", 10_000)):
+        name = f"binarized_mnist_{split}.amat"
+        text = fake_text(count, b"1")
+        (tmp_path / f"{name}.gz").write_bytes(gzip.compress(text, 1))
+        checksum = f"sha256:{hashlib.sha256(text).hexdigest()}"
+        monkeypatch.setitem(data.SOURCES, name, data.Source("", "", checksum))
+    dataset = data.load("mnist_static", tmp_path)
+    assert dataset.published and not caplog.records
+    assert [x.sum() for x in (dataset.train, dataset.valid, dataset.test)] == [1, 1, 1]
+    path = tmp_path / "binarized_mnist_valid.amat.gz"
+    path.write_bytes(gzip.compress(fake_text(10_001), 1))
+    assert f"{path}: expected 15680000 bytes of text" in refused("mnist_static", tmp_path)
+    path.write_bytes(path.read_bytes()[:-100])
+    assert f"{path}: expected text" in refused("mnist_static", tmp_path)
 
 
 def test_first_images_only(mnist_file):
@@ -249,6 +313,18 @@ def test_real_mnist(caplog):
 
 
 @needs_real
+def test_real_mnist_as_torchvision_has_it(tmp_path, caplog):
+    with np.load(REAL / "mnist.npz") as arrays:
+        for part, name in (("train", "x_train"), ("t10k", "x_test")):
+            write_idx(tmp_path / "MNIST" / "raw" / f"{part}-images-idx3-ubyte", arrays[name])
+    dataset = data.load("mnist_dynamic", tmp_path)
+    assert dataset.published and not caplog.records
+    assert dataset.checksum == data.load("mnist_dynamic", REAL).checksum
+    (tmp_path / "MNIST").rename(tmp_path / "FashionMNIST")
+    assert "expected Fashion-MNIST, found MNIST" in refused("fashion_dynamic", tmp_path)
+
+
+@needs_real
 def test_real_omniglot_is_upright_and_known_for_a_stand_in(caplog):
     dataset = data.load("omniglot_dynamic", REAL)
     assert not dataset.published
@@ -258,6 +334,268 @@ def test_real_omniglot_is_upright_and_known_for_a_stand_in(caplog):
     columns = scipy.io.loadmat(REAL / "chardata.mat", variable_names=["data"])["data"]
     image = columns[:, 17].reshape(28, 28, order="F")
     np.testing.assert_array_equal(dataset.train[17].reshape(28, 28), image.astype(np.float32))
+
+
+# One's own data.
+
+RNG = np.random.default_rng(0)
+GREY = RNG.integers(0, 256, (40, 6, 5)).astype(np.uint8)
+GREY[0, 0] = [0, 1, 254, 255, 255]
+BITS = (GREY > 127).astype(np.uint8)
+KINDS = {  # images, and whether they are grey
+    "uint8 levels": (GREY, True),
+    "other levels": (GREY.astype(">i8"), True),
+    "0 and 255": (BITS * np.uint8(255), True),
+    "floats": (GREY / 255, True),
+    "float32": ((GREY / 255).astype(np.float32), True),
+    "float16": ((GREY / 255).astype(">f2"), True),
+    "bits": (BITS, False),
+    "bool": (BITS == 1, False),
+    "signed bits": (BITS.astype(np.int64), False),
+    "float bits": (BITS.astype(np.float64), False),
+    "columns first": (np.asfortranarray(GREY), True),
+    "blank": (np.zeros([40, 6, 5]), False),
+}
+
+
+def write_own(path, **arrays):
+    """An .npz file, or an .npy file of the one array."""
+    with open(path, "wb") as file:
+        np.savez(file, **arrays) if path.suffix == ".npz" else np.save(file, *arrays.values())
+    return path
+
+
+def same(dataset, other):
+    for split in ("train", "valid", "test"):
+        a, b = getattr(dataset, split), getattr(other, split)
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)
+    return dataset.checksum == other.checksum and dataset.image_shape == other.image_shape
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_own_images_are_bits_or_grey_levels(kind, tmp_path):
+    images, is_grey = KINDS[kind]
+    dataset = data.from_arrays(images[:30], images[30:34], images[34:])
+    assert (dataset.dynamic, dataset.published, dataset.name) == (is_grey, None, "arrays")
+    assert dataset.image_shape == (6, 5) and dataset.train.shape == (30, 30)
+    white = 255 if is_grey and images.dtype.kind in "ui" else 1
+    assert dataset.train.dtype == (np.float32 if is_grey and white == 1 else np.uint8)
+    levels = images.reshape(40, 30) / white
+    np.testing.assert_allclose(dataset.train / white, levels[:30], rtol=1e-7)
+    for bits, grey in ((dataset.valid, levels[30:34]), (dataset.test, levels[34:])):
+        assert bits.dtype == np.uint8 and bits.max() <= 1
+        assert not bits[grey == 0].any() and bits[grey == 1].all()
+        assert is_grey or (bits == grey).all()
+    np.testing.assert_allclose(dataset.train_mean, levels[:30].mean(0), rtol=1e-3)
+    bits = [dataset.epoch(0, epoch) for epoch in range(2)]
+    assert (bits[0] != bits[1]).any() == (is_grey and kind != "0 and 255")
+
+    splits = dict(train=images[:30], valid=images[30:34], test=images[34:])
+    loaded = data.load(write_own(tmp_path / "a.npz", **splits))
+    assert same(loaded, dataset) and loaded.name == "a.npz"
+    whole = data.load("b.npy", write_own(tmp_path / "b.npy", x=images).parent)
+    assert same(whole, data.from_arrays(images)) and whole.dynamic == is_grey
+
+
+def test_own_arrays_are_copied():
+    images = GREY.copy()
+    dataset = data.from_arrays(images, images, images)
+    images[:] = 0
+    assert dataset.train.any() and dataset.checksum == data.from_arrays(GREY, GREY, GREY).checksum
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train", "valid", "test"),
+        ("x_train", "x_val", "x_test"),
+        ("X_train", "X_validation", "X_test"),
+        ("train_images", "val_images", "test_images"),
+    ],
+)
+def test_names_of_splits(names, tmp_path):
+    splits = dict(zip(names, (GREY[:30], GREY[30:34], GREY[34:]), strict=True))
+    labels = {"y_train": np.zeros(30), "train_labels": np.array([{}]), "labels": np.zeros(3)}
+    path = write_own(tmp_path / "a.npz", **labels, **splits)
+    assert same(data.load(path), data.from_arrays(*splits.values()))
+
+
+def test_held_out_images_depend_on_their_number_alone():
+    numbers = (np.arange(2_000)[:, np.newaxis] >> np.arange(12)) & 1  # image n is n, in bits
+    images = numbers.astype(np.uint8)
+    number = lambda bits: bits @ (1 << np.arange(12))
+    dataset = data.from_arrays(images, image_shape=(3, 4))
+    held_out = {split: number(getattr(dataset, split)) for split in ("train", "valid", "test")}
+    assert {split: len(n) for split, n in held_out.items()} == {
+        "train": 1_620, "valid": 180, "test": 200,
+    }  # fmt: skip
+    np.testing.assert_array_equal(np.sort(np.concatenate([*held_out.values()])), np.arange(2_000))
+    for split in ("valid", "test"):  # from all over, in case the images are sorted
+        # a mean of at least 180 numbers, each with a standard deviation of 577: six of the mean's
+        assert abs(held_out[split].mean() - 1_000) < 6 * 577 / 180**0.5
+    other = data.from_arrays(images[::-1], image_shape=(3, 4))
+    np.testing.assert_array_equal(number(other.test), 1_999 - held_out["test"])
+
+    valid_alone = data.from_arrays(images, valid=images[:7], image_shape=(3, 4))
+    np.testing.assert_array_equal(valid_alone.test, dataset.test)
+    assert len(valid_alone.train) == 1_800 and len(valid_alone.valid) == 7
+    test_alone = data.from_arrays(images, test=images[:7], image_shape=(3, 4))
+    assert (len(test_alone.train), len(test_alone.valid), len(test_alone.test)) == (1_800, 200, 7)
+    three = data.from_arrays(images[:3], image_shape=(3, 4))
+    assert [len(x) for x in (three.train, three.valid, three.test)] == [1, 1, 1]
+
+
+def test_bits_beside_grey_training_images_stay():
+    dataset = data.from_arrays(GREY, BITS[:20], GREY[:20] / 255)
+    assert dataset.dynamic
+    np.testing.assert_array_equal(dataset.valid, BITS[:20].reshape(20, 30))
+    assert dataset.test.max() == 1 and dataset.test.dtype == np.uint8
+
+
+@pytest.mark.parametrize(
+    "shape, given, expected",
+    [
+        ((10, 784), None, (28, 28)),
+        ((10, 6, 5), None, (6, 5)),
+        ((10, 6, 5, 1), None, (6, 5)),
+        ((10, 1, 6, 5), None, (6, 5)),
+        ((10, 30), (5, 6), (5, 6)),
+        ((10, 30), [1, 30], (1, 30)),
+        ((10, 1, 36), None, (1, 36)),
+        ((10, 36), (4, 9), (4, 9)),
+        ((10, 6, 5), (6, 5), (6, 5)),
+        ((10, 1), None, (1, 1)),
+    ],
+)
+def test_image_shape_is_guessed_or_given(shape, given, expected):
+    images = np.ones(shape, np.uint8)
+    dataset = data.from_arrays(images, image_shape=given)
+    assert dataset.image_shape == expected
+    assert dataset.train.shape[1] == expected[0] * expected[1]
+
+
+def test_shape_of_the_images_is_part_of_the_checksum():
+    shapes = [(5, 6), (6, 5)]
+    checksums = {data.from_arrays(GREY.reshape(40, 30), image_shape=s).checksum for s in shapes}
+    assert len(checksums) == 2
+
+
+def test_first_of_ones_own_images_only():
+    whole = data.from_arrays(GREY, GREY, GREY)
+    part = data.from_arrays(GREY, GREY, GREY, valid_images=7, test_images=8)
+    np.testing.assert_array_equal(part.valid, whole.valid[:7])
+    np.testing.assert_array_equal(part.test, whole.test[:8])
+    with pytest.raises(data.DataError, match="valid_images: expected a number from 1 to 40"):
+        data.from_arrays(GREY, GREY, GREY, valid_images=41)
+
+
+def changed(value, dtype=np.float64, images=BITS):
+    images = images.astype(dtype)
+    images[-1, -1, -1] = value
+    return images
+
+
+BAD_ARRAYS = {
+    "not a number": ([changed(np.nan)], "floats from 0 to 1, found nan to nan"),
+    "infinite": ([changed(np.inf)], "found 0.0 to inf"),
+    "floats of 255": ([GREY.astype(np.float32)], "found 0.0 to 255.0; divide by"),
+    "just above 1": ([changed(1 + 1e-12)], "floats from 0 to 1"),
+    "below 0": ([changed(-1, np.int8)], "whole numbers from 0 to 255, found -1 to 1"),
+    "signs": ([BITS * 2 - 1.0], "found -1.0 to 1.0"),
+    "above 255": ([changed(256, np.int64, GREY)], "found 0 to 256"),
+    "of 16": ([GREY // 16], "whole numbers up to 15; divide by that of white"),
+    "two": ([changed(2, np.uint8)], "whole numbers up to 2"),
+    "test of 16": ([GREY / 255, None, GREY // 16], "whole numbers up to 15"),
+    "bad test": ([GREY, GREY, changed(np.nan)], "test: expected floats"),
+    "complex": ([BITS * 1j], "found complex128"),
+    "text": ([np.array([["a", "b"]])], "numbers [N, pixels] or [N, height, width], found <U1"),
+    "objects": ([np.array([[{}, {}]])], "found object"),
+    "ragged": ([[[0, 1], [1]]], "train: no array of numbers"),
+    "nothing": ([None], "train"),
+    "one number": ([1], "found int64 ()"),
+    "one axis": ([np.zeros(9)], "found float64 (9,)"),
+    "no image": ([np.zeros([0, 9])], "found float64 (0, 9)"),
+    "no pixel": ([np.zeros([9, 0])], "found float64 (9, 0)"),
+    "colours": ([np.zeros([9, 4, 4, 3])], "grey images [N, height, width], found [N, 4, 4, 3]"),
+    "too many axes": ([np.zeros([9, 4, 4, 1, 1])], "found [N, 4, 4, 1, 1]"),
+    "two sizes": ([GREY, GREY[:, :5]], "one size, found (6, 5) in train, (5, 5) in valid"),
+    "grey beside bits": ([BITS, GREY], "zeros and ones in valid, as in train"),
+    "two images": ([BITS[:2]], "found too few"),
+    "one image": ([BITS[:1], BITS], "found too few"),
+    "no square": ([BITS.reshape(40, 30)], "found 30; set --image_shape to HEIGHT,WIDTH"),
+    "other shape": ([BITS, None, None, (5, 6)], "5 x 6, as --image_shape says, found 6 x 5"),
+    "other number": ([BITS.reshape(40, 30), None, None, (5, 7)], "5 x 7, as"),
+    "three numbers": ([BITS.reshape(40, 30), None, None, (5, 6, 1)], "5 x 6 x 1, as"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD_ARRAYS)
+def test_bad_arrays(case, tmp_path):
+    arguments, part = BAD_ARRAYS[case]
+    with pytest.raises(data.DataError) as caught:
+        data.from_arrays(*arguments)
+    assert part in str(caught.value) and "\n" not in str(caught.value)
+    arrays = dict(zip(("train", "valid", "test"), arguments, strict=False))
+    if case not in ("nothing", "ragged"):
+        arrays = {name: array for name, array in arrays.items() if array is not None}
+        path = write_own(tmp_path / "own.npz", **arrays)
+        message = refused(path, None, image_shape=(arguments + [None] * 3)[3])
+        assert message.startswith(str(path)) and part.removeprefix("test: ") in message
+
+
+@pytest.mark.parametrize(
+    "names, found",
+    [
+        (["test"], "'test'"),
+        (["valid", "test"], "'test', 'valid'"),
+        (["images", "labels"], "'images', 'labels'"),
+        (["train", "x_train"], "'train', 'x_train'"),
+        (["train", "val", "valid"], "'train', 'val', 'valid'"),
+        (["train\n", "\x1b[2J"], r"'\x1b[2J', 'train\n'"),
+        ([], "none"),
+    ],
+)
+def test_archives_that_do_not_say_which_images_are_which(names, found, tmp_path):
+    path = write_own(tmp_path / "own.npz", **dict.fromkeys(names, GREY))
+    message = refused(path, None)
+    assert "one each named train, valid and test" in message and f"found {found};" in message
+
+
+def test_bad_files_of_ones_own(tmp_path):
+    assert f"{tmp_path}/own.npz: expected a file, found nothing" in refused("own.npz", tmp_path)
+    path = tmp_path / "own.npy"
+    path.mkdir()
+    assert "found a folder" in refused("own.npy", tmp_path)
+    path.rmdir()
+    assert "found nothing" in refused("x" * 5_000 + ".npy", tmp_path)
+    for contents in (b"", b"no array", b"PK", b"\x93NUMPY", npz_that_claims((9, 28, 28))):
+        path.write_bytes(contents)
+        assert str(path) in refused("own.npy", tmp_path)
+    whole = write_own(path, x=GREY).read_bytes()
+    for contents in (whole[:-1], whole + b"0"):
+        path.write_bytes(contents)
+        assert "cannot be read" in refused(path, None)
+    archive = write_own(tmp_path / "own.npz", train=GREY).read_bytes()
+    at = archive.index(GREY.tobytes())
+    path.write_bytes(archive[:at] + bytes(GREY.size) + archive[at + GREY.size :])
+    assert "BadZipFile" in refused(path, None)
+
+
+@pytest.mark.parametrize("images, size", [(GREY, GREY.size), (GREY / 255, 4 * GREY.size)])
+def test_images_that_take_too_much_memory(images, size, tmp_path, monkeypatch):
+    path = write_own(tmp_path / "own.npz", train=images, valid=images)
+    monkeypatch.setattr(readers, "_MOST", 2 * size)
+    assert data.load(path).train.any()
+    monkeypatch.setattr(readers, "_MOST", 2 * size - 1)
+    assert f"valid: expected images of at most {size - 1} bytes" in refused(path, None)
+
+
+def test_data_from_python_and_shapes_of_named_sets_are_refused(mnist_file):
+    assert "given from Python" in refused("arrays", None)
+    assert data.load("mnist_threshold", mnist_file.parent, image_shape=(28, 28)).train.any()
+    message = refused("mnist_threshold", mnist_file.parent, image_shape=(14, 56))
+    assert "image_shape: expected (28, 28), found (14, 56)" in message
 
 
 # What is refused.
@@ -436,10 +774,11 @@ def test_truncated_chardata(tmp_path):
 
 def test_bad_idx(tmp_path, grey):
     path = tmp_path / "train-images-idx3-ubyte.gz"
-    path.write_bytes(b"no gzip")
-    assert "gzipped idx file" in refused("fashion_dynamic", tmp_path)
+    write_idx(tmp_path / "t10k-images-idx3-ubyte.gz", grey[1])
+    path.write_bytes(b"no idx")
+    assert "an idx file of 60000 images" in refused("fashion_dynamic", tmp_path)
     write_idx(path, TEN)
-    assert "an idx header of 60000 images" in refused("fashion_dynamic", tmp_path)
+    assert "an idx file of 60000 images" in refused("fashion_dynamic", tmp_path)
     write_idx(path, grey[0], tail=b"0")
     assert "found more" in refused("fashion_dynamic", tmp_path)
     write_idx(path, grey[0])
@@ -476,12 +815,13 @@ def server(mnist_file):
 
 
 @pytest.fixture
-def publish(monkeypatch, mnist_file):
+def publish(monkeypatch, mnist_file, grey):
     """Sets where `mnist.npz` is published."""
+    contents = f"sha256:{hashlib.sha256(grey[0].tobytes() + grey[1].tobytes()).hexdigest()}"
 
     def set_source(address, algorithm="sha256", checksum=None):
         checksum = checksum or hashlib.new(algorithm, mnist_file.read_bytes()).hexdigest()
-        source = data.Source(address, f"{algorithm}:{checksum}")
+        source = data.Source(address, f"{algorithm}:{checksum}", contents)
         monkeypatch.setitem(data.SOURCES, "mnist.npz", source)
 
     return set_source

@@ -10,6 +10,7 @@ import lzma
 import os
 import pickle
 import random
+import re
 import struct
 import tracemalloc
 import zipfile
@@ -70,6 +71,7 @@ GREY = np.linspace(0, 1, 784 * 3).reshape(784, 3)
 MAT = matlab(data=GREY, testdata=GREY[:, :2].astype(np.float32), target="text")
 BITS = np.random.default_rng(0).integers(0, 2, (3, 784), np.uint8)
 TEXT = b"".join(b" ".join(b"%d" % bit for bit in row) + b"\n" for row in BITS)
+FLOATS = npy(np.linspace(0, 1, 30).reshape(3, 2, 5))
 IDX = struct.pack(">4i", 0x0803, 3, 28, 28) + IMAGES[0].tobytes()
 
 READERS = {
@@ -77,6 +79,7 @@ READERS = {
     "mat": lambda path: list(readers.mat(path, {"data": (784, 3), "testdata": (784, 2)}).values()),
     "amat": lambda path: [readers.amat(path, 3)],
     "idx": lambda path: [readers.idx(path, 3)],
+    "own": lambda path: list(readers.own(path).values()),
 }
 SHAPES = {
     "npz": [(3, 784), (2, 784)],
@@ -95,8 +98,20 @@ ORIGINALS = {  # (what is damaged, how it is packed)
         (matlab(True, data=GREY, testdata=GREY[:, :2]), bytes),
         (matlab(data=GREY)[128:], compressed_element),
     ],
-    "amat": [(TEXT, bytes), (matlab(X=BITS), bytes), (matlab(True, X=BITS), bytes)],
-    "idx": [(gzip.compress(IDX), bytes), (IDX, gzip.compress)],
+    "amat": [
+        (TEXT, bytes),
+        (TEXT, gzip.compress),
+        (gzip.compress(TEXT), bytes),
+        (matlab(X=BITS), bytes),
+        (matlab(True, X=BITS), bytes),
+    ],
+    "idx": [(gzip.compress(IDX), bytes), (IDX, gzip.compress), (IDX, bytes)],
+    "own": [
+        (NPZ, bytes),
+        (FLOATS, bytes),
+        (TRAIN, lambda x: zipped([("train.npy", x), ("val.npy", TEST), ("y.npy", b"?")])),
+        (FLOATS, lambda x: zipped([("images.npy", x)], zipfile.ZIP_STORED)),
+    ],
 }
 
 
@@ -115,12 +130,16 @@ def read(kind, contents, folder):
     try:
         arrays = READERS[kind](path)
     except data.DataError as error:
-        assert str(error).startswith(f"{path}: expected ") and len(str(error).splitlines()) == 1
+        assert re.match(re.escape(str(path)) + r"(, \w+)?: expected ", str(error))
+        assert len(str(error).splitlines()) == 1
         arrays = str(error)
     else:
-        assert [array.shape for array in arrays] == SHAPES[kind]
+        assert kind == "own" or [array.shape for array in arrays] == SHAPES[kind]
         assert all(array.dtype.kind in "uif" for array in arrays)
         assert kind != "amat" or arrays[0].max() <= 1
+        for array in arrays if kind == "own" else ():
+            assert array.ndim > 1 and array.dtype in (np.uint8, np.float32)
+            assert array.dtype == np.uint8 or (0 <= array.min() and array.max() <= 1)
     assert [file for file in folder.parent.rglob("*") if file.is_file()] == [path]
     return arrays
 
@@ -154,7 +173,13 @@ def damaged(draw, originals):
     return pack(bytes(contents))
 
 
-MAGIC = {"npz": b"PK\3\4", "mat": MAT[:128], "amat": b"MATLAB", "idx": b"\x1f\x8b\x08"}
+MAGIC = {
+    "npz": b"PK\3\4",
+    "mat": MAT[:128],
+    "amat": b"MATLAB",
+    "idx": b"\x1f\x8b\x08",
+    "own": b"\x93NUMPY\1\0",
+}
 fuzz = settings(
     max_examples=300,
     deadline=None,
@@ -178,6 +203,30 @@ def test_valid_files_are_read(kind, folder):
             np.testing.assert_array_equal(arrays[0], BITS)
         elif kind == "idx":
             np.testing.assert_array_equal(arrays[0].reshape(-1, 28, 28), IMAGES[0])
+        elif kind == "own" and original is FLOATS:
+            np.testing.assert_allclose(arrays[0].ravel(), np.linspace(0, 1, 30), rtol=1e-6)
+        elif kind == "own":
+            for array, images in zip(arrays, IMAGES, strict=True):
+                np.testing.assert_array_equal(array, images)
+
+
+def test_own_files_that_are_read_make_a_data_set_or_are_refused(folder):
+    @fuzz
+    @given(damaged(ORIGINALS["own"]), st.booleans())
+    def check(contents, is_archive):
+        path = folder / ("file.npz" if is_archive else "file.npy")
+        path.write_bytes(contents)
+        try:
+            dataset = data.load(path)
+        except data.DataError as error:
+            assert str(error).startswith(f"{path}") and len(str(error).splitlines()) == 1
+        else:
+            for bits in (dataset.epoch(0, 0), dataset.valid, dataset.test):
+                assert len(bits) and bits.dtype == np.uint8 and bits.max() <= 1
+                assert bits.shape[1] == np.prod(dataset.image_shape)
+        path.unlink()
+
+    check()
 
 
 @pytest.mark.parametrize("kind", READERS)
@@ -281,6 +330,9 @@ HOSTILE = {
         ),
         "pickle": lambda: PICKLE,
         "text": lambda: ZEROS,
+        "packed": lambda: gzip.compress(TEXT + ZEROS),
+        "packed zeros": lambda: gzip.compress(ZEROS),
+        "packed MATLAB": lambda: gzip.compress(matlab(X=BITS)),
     },
     "idx": {
         "more": lambda: gzip.compress(IDX + ZEROS),
@@ -292,7 +344,45 @@ HOSTILE = {
         "lzma": lambda: lzma.compress(IDX),
         "pickle": lambda: gzip.compress(PICKLE),
     },
+    "own": {
+        "shape": lambda: npz_of(npy_of(header("(60000000000, 28, 28)"))),
+        "memory": lambda: npz_of(npy_of(header("(3000000, 28, 28)"), contents=ZEROS)),
+        "negative": lambda: npz_of(npy_of(header("(-3, -28, 28)"), contents=bytes(3 * 784))),
+        "negative sizes": lambda: npy_of(header("(-3, -28)"), contents=bytes(3 * 28)),
+        "type": lambda: npz_of(npy_of(header("(3, 28, 28)", "('u1', (10**9,))"))),
+        "type of gigabytes": lambda: npz_of(npy_of(header("(3, 28, 28)", "'V2000000000'"))),
+        "long text": lambda: npy_of(header("(3, 28)", "'U500000000'")),
+        "object": lambda: npz_of(npy_of(header("(3, 28, 28)", "'|O'"), contents=PICKLE)),
+        "object alone": lambda: npy_of(header("(3, 28, 28)", "'|O'"), contents=PICKLE),
+        "pickle": lambda: npz_of(PICKLE),
+        "only a pickle": lambda: PICKLE,
+        "code": lambda: npy_of(header("__import__('os').system('touch mischief')")),
+        "nested": lambda: npy_of("(" * 9_000),
+        "power": lambda: npy_of(header("(9**9**9**9, 28, 28)")),
+        "header": lambda: np.lib.format.magic(2, 0) + b"\xff\xff\xff\x03" + ZEROS,
+        "more": lambda: npz_of(TRAIN + ZEROS),
+        "more alone": lambda: TRAIN + ZEROS,
+        "bz2": lambda: npz_of(TRAIN + ZEROS, compression=zipfile.ZIP_BZIP2),
+        "lzma": lambda: npz_of(TRAIN + ZEROS, compression=zipfile.ZIP_LZMA),
+        "lied size": lambda: lied_size(2**40),
+        "lied sizes": lambda: lied_size(2**32 - 2, 2**32 - 2),
+        "axes": lambda: npy_of(header("(1,) * 99"), contents=b"0"),
+        "many axes": lambda: npy_of(header(f"({'1,' * 99})"), contents=b"0"),
+    },
 }
+
+
+def lied_size(size, packed=None):
+    """An archive whose directory and whose array's header say that the array is larger."""
+    shape = f"({size // 784 // 784}, 784, 784)"
+    contents = npy_of(header(shape), contents=bytes(784))
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("train.npy", contents)
+        (info,) = file.infolist()
+        info.file_size = size // 784 // 784 * 784**2 + len(contents) - 784
+        info.compress_size = packed or info.compress_size
+    return archive.getvalue()
 
 
 @pytest.mark.parametrize("kind, case", [(kind, case) for kind in HOSTILE for case in HOSTILE[kind]])
@@ -351,7 +441,7 @@ ODD = (
     "", " ", "0", "-1", "1", "2", "0.5", "1e3", "0x10", "1_000", "1e400", "1e-400", "nan", "inf",
     "-inf", str(2**31), str(2**63), str(2**70), str(-(2**70)), "9" * 5_000, "True", "None",
     "no such", "ünï©ødé 🎲", "\udcff", "\0", "a\0b", "\n", "..", ".", "a/b",
-    "~nobody/x", "/dev/null/x", "x" * 300, "ü" * 200, "x" * 100_000, ",", "1,1", "0.9,",
+    "~nobody/x", "/dev/null/x", "a/b.npz", "x" * 300, "ü" * 200, "x" * 100_000, ",", "1,1", "0.9,",
     "0.9,0.9,0.9", "arm,arm", "1e308", "--", "{}", "%s",
 )  # fmt: skip
 USUAL = {
@@ -360,6 +450,7 @@ USUAL = {
     "logdir": ["runs", "a/b"],
     "name": ["run", "x=1,y", "ü"],
     "data_dir": ["nowhere"],
+    "image_shape": ["28,28", "1,784"],
 }
 MOST = dict(  # so that a step is quick; smaller values stay as they are
     units=4, layers=2, num_samples=4, batch_size=300, steps_per_loop=2, max_steps=1

@@ -51,6 +51,16 @@ def test_unusable_grids_are_refused_before_anything_runs(arguments, message):
         sweep.grid(*arguments)
 
 
+def test_runs_of_one_name_on_different_data_are_refused(tmp_path):
+    files = [tmp_path / "a.flags", tmp_path / "b.flags"]
+    for file in files:
+        file.write_text(f"--dataset={file.stem}/digits.npz\n")
+    with pytest.raises(ConfigError, match="a and b have runs of one name, digits-linear"):
+        sweep.grid(files, [])
+    files[1].write_text(files[0].read_text())
+    assert len(sweep.grid(files, [])) == 2
+
+
 def write_result(cell, valid, test):
     cell.path.mkdir(parents=True)
     (cell.path / "result.json").write_text(json.dumps({"valid_nll": valid, "test_nll": test}))

@@ -13,6 +13,7 @@ import time
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 from small_runs import (
     assert_same_run,
     configure,
@@ -23,7 +24,7 @@ from small_runs import (
     weights,
 )
 
-from arm_tf import data, noise, run_folder, steps, training
+from arm_tf import data, noise, run_folder, steps, train, training
 from arm_tf.config import Config
 from arm_tf.trainer import epoch_order
 
@@ -219,6 +220,59 @@ def test_dynamic_images_are_drawn_anew_each_epoch(dataset, tmp_path):
         trainer.run_steps()
         seen.append(trainer.epoch_images.numpy())
     assert trainer.step == 3 and (seen[0] != seen[1]).mean() == pytest.approx(0.5, abs=0.05)
+
+
+@pytest.fixture(scope="module")
+def own():
+    """Images of 7 x 5 pixels, as a user gives them."""
+    images = np.random.default_rng(0).random((130, 7, 5)) < 0.3
+    return data.from_arrays(images[:100], images[100:110], images[110:])
+
+
+@pytest.mark.parametrize(
+    "model, layers, name", [("vae", 1, "reconstructions"), ("conditional", 2, "completions")]
+)
+def test_pictures_of_images_of_another_shape(model, layers, name, own, tmp_path):
+    folder = run(configure(tmp_path, dataset="arrays", model=model, layers=layers), own)
+    page = np.asarray(Image.open(folder.path / f"{name}.png"))[::2, ::2]
+    below = {"vae": 2, "conditional": 4}[model]  # an image and what belongs to it
+    assert page.shape == (2 * below * 9, 16 * 7)
+    cells = page.reshape(2 * below, 9, 16, 7).swapaxes(1, 2)[..., 1:-1, 1:-1]
+    images = own.test.reshape(20, 7, 5)
+    shown = [255 * (1 - images[:16]), 255 * (1 - images[16:])]
+    np.testing.assert_array_equal(cells[0], shown[0])
+    np.testing.assert_array_equal(cells[below][:4], shown[1])
+    if model == "conditional":  # given are the upper half of the rows
+        for row in cells[1:4]:
+            np.testing.assert_array_equal(row[:, :3], shown[0][:, :3])
+            assert (row[:, 3:] != shown[0][:, 3:]).mean() > 0.9
+    else:
+        assert Image.open(folder.path / "samples.png").size == (2 * 8 * 7, 2 * 3 * 9)
+
+
+def test_training_from_python(own, tmp_path, capsys):
+    config = configure(tmp_path, name=None, batch_size=50)
+    train.train(config, own)
+    (path,) = tmp_path.iterdir()
+    assert path.name.startswith("arrays-linear-1-arm-seed0-")
+    result = run_folder.read_result(path)
+    assert result["dataset"] == "arrays" and result["data_published"] is None
+    settings = run_folder.read_config(path)
+    bounds = training.evaluate_run(path, settings, own, "test", config.test_samples)
+    assert bounds.nll == result["test_nll"]
+
+    with pytest.raises(run_folder.RunError, match="started with other data") as refusal:
+        train.train(config, dataclasses.replace(own, checksum="other"))
+    train.train(config, own)
+    assert "is finished" in capsys.readouterr().out, refusal  # which keeps the folder no longer
+    with pytest.raises(data.DataError, match="given from Python"):
+        train.train(dataclasses.replace(settings, name="other"))
+    with pytest.raises(data.DataError, match="expected an arm_tf.data.Dataset, found tuple"):
+        train.train(config, (own.train, own.valid, own.test))
+    named = dataclasses.replace(config, name="mine", dataset="mnist_static", max_steps=1)
+    train.train(named, own)
+    assert run_folder.read_config(tmp_path / "mine").dataset == "arrays"
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_each_epoch_visits_every_image_once():
