@@ -28,9 +28,16 @@ def __dir__():
     return [*globals(), *_HOMES, *_SUBMODULES]
 
 
-# Keras finds a saved model's classes by name once their modules are loaded. The programs, which
-# Python is still looking for when it comes by here, answer --help before they load TensorFlow.
-_IS_PROGRAM = sys.argv[:1] == ["-m"] and any("arm_tf" in word for word in sys.orig_argv[1:3])
-if not _IS_PROGRAM:
+def _is_program():
+    """Whether Python is still looking for one of the programs, `python -m arm_tf.NAME`."""
+    words = sys.orig_argv
+    if sys.argv[:1] != ["-m"] or "-m" not in words:
+        return False
+    return words[words.index("-m") + 1 :][0].split(".")[0] == __name__
+
+
+# Keras finds a saved model's classes by name once their modules are loaded; the programs answer
+# --help before they load TensorFlow.
+if not _is_program():
     for _home in set(_HOMES.values()):
         importlib.import_module(f"arm_tf.{_home}")

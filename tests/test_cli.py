@@ -49,13 +49,16 @@ def test_output_that_nobody_reads_is_no_error(tmp_path):
     assert (tmp_path / "report.md").exists()
 
 
-def test_nothing_imports_tensorflow_before_flags_are_parsed():
-    programs = "train_conditional, evaluate, variance, paper, toy, report, benchmark"
-    code = f"import sys; from arm_tf import {programs}; print(*sys.modules)"
-    loaded = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout.split()
-    assert not {"tensorflow", "keras", "scipy", "matplotlib"} & set(loaded)
+@pytest.mark.parametrize(
+    "module",
+    ["train_conditional", "evaluate", "variance", "paper", "toy", "report", "benchmark", "sweep"],
+)
+def test_nothing_imports_tensorflow_before_flags_are_parsed(module):
+    program = [sys.executable, "-X", "importtime", "-m", f"arm_tf.{module}", "--help"]
+    process = subprocess.run(program, cwd=ROOT, capture_output=True, text=True)
+    loaded = {line.split("|")[-1].strip() for line in process.stderr.splitlines()}
+    assert f"arm_tf.{module}" in process.stdout and "arm_tf" in loaded
+    assert not {"tensorflow", "keras", "scipy", "matplotlib"} & loaded
 
 
 @pytest.mark.parametrize(

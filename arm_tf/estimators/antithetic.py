@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 import tensorflow as tf
-import tensorflow_probability as tfp
 
 from arm_tf import bernoulli
 from arm_tf.estimators import Estimate
@@ -87,6 +86,8 @@ def arms_gaussian(f, logits, u):
     Unbiased; K >= 3 evaluations of f (K = 2 is that of `arms`). Arguments and results as in
     `arm_tf.estimators`.
     """
+    import tensorflow_probability as tfp  # here, since it takes seconds to load
+
     n = u.shape[0]
     probs = tf.sigmoid(logits)
     tiny = tf.constant(np.finfo("float32").tiny, u.dtype)
