@@ -593,3 +593,13 @@ def test_prediction_averages_samples():
     probs = 1 / (1 + np.exp(-x))
     assert (np.abs(mean - probs) < 6 * np.sqrt(probs * (1 - probs) / 4000)).all()
     assert set(np.unique(model.predict(np.tile(x, (40, 1)), verbose=0))) == {0.0, 1.0}
+
+
+def test_expectations_inside_are_left_as_they_are():
+    """layer(logits, f=f) in a functional model is a value like any other, not a sample."""
+    x = keras.Input((3,))
+    f = lambda b: tf.reduce_sum(b, axis=-1)
+    value = StochasticBinary("exact")(keras.layers.Dense(4)(x), f=f)
+    model = StochasticModel(keras.Model(x, value))
+    assert model(INPUTS[simple], training=True).shape == (BATCH,)
+    fit_simple(model, y=np.zeros(BATCH))
