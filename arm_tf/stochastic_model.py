@@ -76,10 +76,10 @@ class StochasticModel(keras.Model):
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         loss = super().compute_loss(x, y, y_pred, sample_weight, training)
         path = getattr(_leaf(y_pred), "arm_tf_path", None)
-        if not training or path is None:
+        if not training or path is None or not path.graph.after:
             return loss
         terms = path.surrogates(_DatumLoss(self, y, y_pred, sample_weight))
-        return loss + tf.add_n([tf.cast(term, loss.dtype) for term in terms]) if terms else loss
+        return loss + tf.add_n([tf.cast(term, loss.dtype) for term in terms])
 
     def predict(
         self, x, batch_size=None, verbose="auto", steps=None, callbacks=None, num_samples=1
