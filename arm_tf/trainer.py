@@ -1,5 +1,6 @@
 """One run: its model, its optimisers, and the position that checkpoints keep."""
 
+import contextlib
 import hashlib
 import json
 import math
@@ -9,12 +10,22 @@ import time
 import numpy as np
 import tensorflow as tf
 
-from arm_tf import diagnostics, distribution, evaluation, noise, plots, run_folder, steps
+from arm_tf import (
+    board,
+    diagnostics,
+    distribution,
+    evaluation,
+    noise,
+    plots,
+    run_folder,
+    steps,
+)
 from arm_tf.cluster import ALONE
 from arm_tf.run_folder import RunError
 
 _IMAGES_SHOWN = 64
 _EVALUATIONS_PER_PICTURE = 10
+_LOSS_TAGS = {"elbo": "bounds/neg_elbo", "multisample": "bounds/nll"}  # as in evaluations
 
 
 def epoch_order(num_images, seed, epoch):
@@ -143,6 +154,30 @@ class Trainer:
         # The row of this step is there without its evaluation if the run died between the two.
         steps_evaluated = self.step if self.is_evaluated else self.step - 1
         self.metrics = run_folder.read_metrics(path, steps_evaluated)
+        self._begin_events()
+
+    def _begin_events(self, failed=False):
+        """Replaces the events of the run itself; of two statuses TensorBoard takes the first."""
+        path = self.folder.path
+        with self.writing():
+            old = list(path.glob("events.out.tfevents.*"))
+            self.writers["run"] = tf.summary.create_file_writer(str(path))
+            with self.writers["run"].as_default():
+                board.write_settings(self.config)
+                if failed:
+                    board.write_failure()
+            self.writers["run"].flush()
+            for file in old:
+                file.unlink()
+
+    def note_failure(self):
+        """Lets TensorBoard show that the run has failed, where the folder can be written.
+
+        It is taken back when the run goes on; a TensorBoard open all the while keeps it.
+        """
+        if self.folder:
+            with contextlib.suppress(RunError):
+                self._begin_events(failed=True)
 
     def _compare_with_chief(self):
         """Raises RunError unless the chief has the same settings and data."""
@@ -228,7 +263,7 @@ class Trainer:
     def _log(self, step, loss, norms, steps_per_second):
         """Writes the events of a loop of steps."""
         with self.writing(), self.writers["train"].as_default(step):
-            tf.summary.scalar(f"bounds/{self.loss_name}", loss)
+            tf.summary.scalar(_LOSS_TAGS[self.config.objective], loss)
             tf.summary.scalar("training/learning_rate", self.config.learning_rate)
             tf.summary.scalar("training/steps_per_second", steps_per_second)
             for part, norm in norms.items():
@@ -417,5 +452,8 @@ class Trainer:
             "seconds": time.monotonic() - self.begun,
         }
         with self.writing():
+            with self.writers["run"].as_default():
+                board.write_result(result, best_step)
+            self.writers["run"].flush()
             self.folder.write_result(result)
         return result

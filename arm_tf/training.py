@@ -86,6 +86,9 @@ def train(config, dataset, folder, cluster=ALONE):
                 trainer.save_pictures()
             print(f"Stopped at step {trainer.step:,}; the same command goes on from there.")
             return
+        except Exception:
+            trainer.note_failure()
+            raise
     note = "" if dataset.published is not False else " These are not the published data."
     print(
         f"Test bound on -log p(x): {result['test_nll']:.2f} ± {result['test_nll_stderr']:.2f} nats "

@@ -1,0 +1,82 @@
+"""What TensorBoard shows of a run beside curves and pictures: settings, outcome, joint charts.
+
+They are events in the run's own folder, which make the run a row of the HParams tab, named after
+the folder. From all rows TensorBoard finds out by itself which settings differ, and puts those
+first; as metrics it offers the scalars in the folder and in those below it, sorted by their tags.
+"""
+
+import tensorflow as tf
+from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.custom_scalar import summary as custom_scalar
+from tensorboard.plugins.hparams import api as hparams
+from tensorboard.plugins.hparams import api_pb2
+from tensorboard.plugins.hparams.summary import session_end_pb
+
+# Settings that are no columns: how a run is measured and executed; what the estimator implies.
+_LEFT_OUT = {"valid_images", "test_images", "eval_every", "eval_samples", "test_samples",
+             "track_variance", "steps_per_loop", "jit", "tf32", "objective"}  # fmt: skip
+# The HParams tab, which sorts a dash before a slash, has these before "bounds/", other tabs after.
+_FIGURES = {
+    "bounds-final/test_neg_elbo": "test_neg_elbo",
+    "bounds-final/test_nll": "test_nll",
+    "bounds-final/train_steps_per_second": "steps_per_second",
+    "bounds-final/valid_best_epoch": "best_epoch",
+    "bounds-final/valid_nll": "valid_nll",
+}
+
+
+def write_settings(config):
+    """Writes the settings for the HParams and Text tabs, and the charts of Custom Scalars.
+
+    Args:
+      config: `arm_tf.config.Config`.
+    """
+    settings = {
+        name: ",".join(map(str, value)) if isinstance(value, tuple) else value
+        for name, value in config.settings().items()
+    }
+    unset = {name for name, value in settings.items() if value in (None, "")}
+    rows = [f"| {n} | {'unset' if n in unset else v} |" for n, v in settings.items()]
+    tf.summary.text("settings", "\n".join(["| setting | value |", "|---|---|", *rows]), step=0)
+    columns = {n: v for n, v in settings.items() if n not in unset | _LEFT_OUT}
+    hparams.hparams(columns, trial_id="")  # never one row for several runs
+    charts = {"gradient norms": "gradient_norm/", "steps a second": "training/steps_per_second"}
+    if config.track_variance:
+        charts["gradient variances"] = "gradient_variance/"
+    categories = [
+        _category(
+            "bounds", {"negative ELBO": "bounds/neg_elbo", "bound on −log p(x)": "bounds/nll"}
+        ),
+        _category("training", charts),
+    ]
+    _write(custom_scalar.pb(layout_pb2.Layout(category=categories)))
+
+
+def _category(title, charts):
+    """A row of charts: for each title, what the tags of its curves begin with."""
+    charts = [
+        layout_pb2.Chart(title=title, multiline=layout_pb2.MultilineChartContent(tag=[tag]))
+        for title, tag in charts.items()
+    ]
+    return layout_pb2.Category(title=title, chart=charts)
+
+
+def write_result(result, step):
+    """Writes that the run has succeeded, and its final figures.
+
+    Args:
+      result: dict, what result.json holds.
+      step: int, at which to show the figures.
+    """
+    for tag, figure in _FIGURES.items():
+        tf.summary.scalar(tag, result[figure], step)
+    _write(session_end_pb(api_pb2.STATUS_SUCCESS))
+
+
+def write_failure():
+    """Writes that the run has failed."""
+    _write(session_end_pb(api_pb2.STATUS_FAILURE))
+
+
+def _write(summary):
+    tf.summary.experimental.write_raw_pb(summary.SerializeToString(), step=0)
