@@ -3,6 +3,8 @@
 The same command run again resumes a run that was stopped; --help lists the settings.
 """
 
+import functools
+
 from absl import flags
 
 from arm_tf import cli, cluster, data, estimators, trials
@@ -11,10 +13,13 @@ from arm_tf.run_folder import RunFolder, read_result, run_path
 
 
 def define_flags():
-    """Defines the flags of this program: those of `arm_tf.config.Config`, and --trials."""
+    """Defines the flags of this program: those of `arm_tf.config.Config`, and its own."""
     cli.define_flags()
     flags.DEFINE_integer(
         "trials", 1, "Trials to run at once, with --seed and the seeds that follow it."
+    )
+    flags.DEFINE_integer(
+        "wait_for_workers", 600, "Seconds that workers wait for one another to start."
     )
 
 
@@ -27,6 +32,11 @@ def main():
         raise ConfigError(
             f"--trials must be an integer of at least 1, received {flags.FLAGS.trials}."
         )
+    if flags.FLAGS.wait_for_workers < 1:
+        raise ConfigError(
+            "--wait_for_workers must be an integer of at least 1, received "
+            f"{flags.FLAGS.wait_for_workers}."
+        )
     if flags.FLAGS.trials > 1 and config.distribute != "none":
         raise ConfigError(
             f"--trials={flags.FLAGS.trials} takes --distribute=none, "
@@ -35,11 +45,16 @@ def main():
     if flags.FLAGS.trials > 1:
         trials.run(trials.configurations(config, flags.FLAGS.trials))
     else:
-        train(config)
+        train(config, flags.FLAGS.wait_for_workers)
 
 
-def train(config):
-    """Trains the run of a configuration, or goes on with it."""
+def train(config, wait_for_workers=600):
+    """Trains the run of a configuration, or goes on with it.
+
+    Args:
+      config: `arm_tf.config.Config`.
+      wait_for_workers: int, seconds that several workers wait for one another to start.
+    """
     workers = cluster.find(config.distribute)
     folder = RunFolder(config) if workers.is_chief else None
     path = run_path(config)
@@ -59,7 +74,7 @@ def train(config):
 
     if workers.addresses:
         print(f"This is {workers}; waiting for the others.", flush=True)
-    cli.load_tensorflow(config.distribute)
+    cli.load_tensorflow(config.distribute, functools.partial(workers.starting, wait_for_workers))
     from arm_tf import training
 
     training.train(config, dataset, folder, workers)

@@ -141,6 +141,8 @@ def test_batch_that_cannot_be_shared_equally(dataset, tmp_path):
 
 # Several processes.
 
+no_windows = pytest.mark.skipif(os.name == "nt", reason="Windows has neither SIGKILL nor SIGTERM")
+
 ADDRESSES = ["host0:1", "host1:2", "host2:3"]
 
 
@@ -196,7 +198,11 @@ class Workers:
                     subprocess.Popen(
                         [*COMMAND, "--distribute=multi_worker", f"--logdir={folder / str(i)}"]
                         + [*flags, *(others if i else ())],
-                        env={**os.environ, "TF_CONFIG": json.dumps(task)},
+                        env={
+                            **os.environ,
+                            "TF_CONFIG": json.dumps(task),
+                            "PYTHONIOENCODING": "utf-8",
+                        },
                         stdout=output,
                         stderr=subprocess.STDOUT,
                     )
@@ -205,7 +211,7 @@ class Workers:
     def wait_for(self, text):
         """Until the first worker has printed a text."""
         deadline = time.monotonic() + 120
-        while text not in self.logs[0].read_text():
+        while text not in self.logs[0].read_text(encoding="utf-8"):
             assert time.monotonic() < deadline and self.processes[0].poll() is None, self.said(0)
             time.sleep(0.05)
 
@@ -219,7 +225,7 @@ class Workers:
                 process.wait()
 
     def said(self, worker):
-        return self.logs[worker].read_text()
+        return self.logs[worker].read_text(encoding="utf-8")
 
 
 COMMAND = [
@@ -235,6 +241,7 @@ def train_losses_of_one(tmp_path_factory):
     return [row["train_neg_elbo"] for row in run_folder.read_metrics(logdir / "run")]
 
 
+@no_windows
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_workers_do_the_run_of_one_process_also_if_one_dies(victim, tmp_path, train_losses_of_one):
@@ -275,6 +282,7 @@ def test_stop_while_workers_agree_waits_for_the_next_time(monkeypatch):
         assert training.Trainer.agrees(worker, stop)
 
 
+@no_windows
 @pytest.mark.slow
 def test_workers_stop_together(tmp_path):
     workers = Workers(tmp_path, "--max_steps=100000", "--epochs=100000")

@@ -230,7 +230,7 @@ def test_config_round_trips():
 
 def test_readme_example_runs(tmp_path, monkeypatch):
     readme = pathlib.Path(__file__).parents[1] / "README.md"
-    (example,) = re.findall(r"```python\n(.*?)```", readme.read_text(), re.DOTALL)
+    (example,) = re.findall(r"```python\n(.*?)```", readme.read_text(encoding="utf-8"), re.DOTALL)
     assert len(example.splitlines()) <= 40
     monkeypatch.chdir(tmp_path)
     exec(compile(example, str(readme), "exec"), {"__name__": "readme"})

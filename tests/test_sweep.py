@@ -1,6 +1,7 @@
 """Sweeps: the grid, the choice of the learning rate, and what crashes leave undone."""
 
 import json
+import os
 import pathlib
 import signal
 import subprocess
@@ -53,7 +54,9 @@ def test_unusable_grids_are_refused_before_anything_runs(arguments, message):
 
 def write_result(cell, valid, test):
     cell.path.mkdir(parents=True)
-    (cell.path / "result.json").write_text(json.dumps({"valid_nll": valid, "test_nll": test}))
+    (cell.path / "result.json").write_text(
+        json.dumps({"valid_nll": valid, "test_nll": test}), encoding="utf-8"
+    )
 
 
 def test_learning_rate_is_chosen_by_validation(tmp_path):
@@ -93,6 +96,7 @@ def workers():
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
 def test_killed_workers_are_tried_again_and_killed_sweeps_do_what_is_left(tmp_path):
     pytest.importorskip("ray")
     first = start(tmp_path)
@@ -114,6 +118,6 @@ def test_killed_workers_are_tried_again_and_killed_sweeps_do_what_is_left(tmp_pa
     assert finished.stat().st_mtime_ns == written
     assert len(list(tmp_path.glob("*/result.json"))) == 2
     (killed,) = tmp_path.glob("*seed0*/output.txt")
-    assert "from step" in killed.read_text()
-    (chosen,) = json.loads((tmp_path / "sweep.json").read_text())["chosen"]
+    assert "from step" in killed.read_text(encoding="utf-8")
+    (chosen,) = json.loads((tmp_path / "sweep.json").read_text(encoding="utf-8"))["chosen"]
     assert len(chosen["test_nll"]) == 2
