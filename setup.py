@@ -10,7 +10,6 @@ setup(
     packages=find_packages(include=["arm_tf", "arm_tf.*"]),
     python_requires=">=3.10,<3.14",  # which TensorFlow has wheels for
     classifiers=[
-        "License :: OSI Approved :: MIT License",
         "Operating System :: MacOS",
         "Operating System :: Microsoft :: Windows",
         "Operating System :: POSIX :: Linux",

@@ -136,7 +136,8 @@ class Cluster:
         missing = {0}
         while time.monotonic() < deadline:
             with contextlib.suppress(OSError, ValueError, TypeError):
-                with socket.create_connection(_split(self.addresses[0]), 10 * _PAUSE) as chief:
+                patience = max(_PAUSE, min(10 * _PAUSE, deadline - time.monotonic()))
+                with socket.create_connection(_split(self.addresses[0]), patience) as chief:
                     chief.sendall(b"%d\n" % self.index)
                     for line in chief.makefile(encoding="ascii"):
                         told = set(json.loads(line))
