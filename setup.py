@@ -8,13 +8,21 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     packages=find_packages(include=["arm_tf", "arm_tf.*"]),
-    python_requires=">=3.10",
+    python_requires=">=3.10,<3.14",  # which TensorFlow has wheels for
+    classifiers=[
+        "Operating System :: MacOS",
+        "Operating System :: Microsoft :: Windows",
+        "Operating System :: POSIX :: Linux",
+        *(f"Programming Language :: Python :: 3.{minor}" for minor in range(10, 14)),
+    ],
     install_requires=[
         "absl-py>=2.0,<3",
+        "filelock>=3.16,<5",
         "keras>=3.10,<4",
         "matplotlib>=3.8,<4",
         "numpy>=1.26,<3",
         "pillow>=10",
+        "psutil>=5.9,<8",
         "scipy>=1.11,<2",
         "tensorboard>=2.20,<2.22",
         "tensorflow>=2.20,<2.22",

@@ -9,6 +9,7 @@ benchmark.json, and benchmark.png for the first and the next to last of these.
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -20,9 +21,10 @@ import tempfile
 import time
 
 import numpy as np
+import psutil
 from absl import flags
 
-from arm_tf import cli, config, data, estimators, paper, run_folder, trials
+from arm_tf import cli, cluster, config, data, estimators, paper, run_folder, trials
 
 PARTS = ("steps", "fit", "evaluation", "process", "trials", "sweep", "cost")
 _MODELS = {name: paper.SETTINGS[f"mnist_static-{name}"] for name in
@@ -371,17 +373,22 @@ def _run_alone(arguments):
       RunError: it failed.
     """
     peak = 0
-    with tempfile.TemporaryFile("w+") as output:
-        process = subprocess.Popen([sys.executable, *arguments], stdout=output, stderr=output)
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
+        process = subprocess.Popen(
+            [sys.executable, *arguments],
+            env={**os.environ, "PYTHONIOENCODING": "utf-8"},
+            stdout=output,
+            stderr=output,
+        )
         while process.poll() is None:
-            status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
-            peak = max([peak, *map(int, re.findall(r"VmHWM:\s+(\d+) kB", status))])
+            with contextlib.suppress(psutil.Error):  # it has just ended
+                peak = max(peak, psutil.Process(process.pid).memory_info().rss)
             time.sleep(0.02)
         output.seek(0)
         if process.returncode:
             last = output.read().splitlines()[-1:]
             raise run_folder.RunError(f"{' '.join(arguments)} failed: {' '.join(last)}")
-    return peak / 1024
+    return peak / 2**20
 
 
 def measure_process(rounds):
@@ -493,7 +500,7 @@ def measure_cost(dataset, rounds):
                 continue
             relative = by_estimator[name] / by_estimator["arm"]
             hours[setting, name] = steps * by_setting[setting] * relative / 3600
-    cores = len(os.sched_getaffinity(0))
+    cores = cluster.usable_cores()
     total, longest = _COMPARED_SEEDS * sum(hours.values()), max(hours.values())
     dear = sorted({name for _, name in hours}, key=by_estimator.get)[-2:]
     frugal = [value for (_, name), value in hours.items() if name not in dear]
@@ -536,10 +543,9 @@ def main():
             f"{','.join(values.parts)} and {values.rounds}."
         )
     out = run_folder.make_folder(values.out, "--out")
-    if os.getloadavg()[0] > 0.5:
-        print(
-            f"Other work is running (load {os.getloadavg()[0]:.1f}): ratios may do, rates do not."
-        )
+    load = psutil.getloadavg()[0]
+    if load > 0.5:
+        print(f"Other work is running (load {load:.1f}): ratios may do, rates do not.")
     cli.load_tensorflow()
     import tensorflow as tf
 
@@ -547,7 +553,7 @@ def main():
 
     dataset = random_images()
     results = {
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": cluster.usable_cores(),
         "processor": platform.processor() or platform.machine(),
         "devices": [device.name for device in tf.config.list_physical_devices()],
         "tensorflow": tf.__version__,

@@ -1,8 +1,9 @@
 """What the command-line programs share: flags from dataclasses, and one line for an error."""
 
+import contextlib
 import dataclasses
 import os
-import signal
+import pathlib
 import sys
 import tempfile
 
@@ -83,24 +84,66 @@ def run(main, argument=None):
         except KeyboardInterrupt:
             _exit(130, "interrupted.")
         except BrokenPipeError:  # whoever read the output, such as `head`, has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(128 + signal.SIGPIPE)
+            _silence(sys.stdout)
+            sys.exit(128 + 13)  # as if ended by SIGPIPE, which Windows lacks
 
     os.environ["XLA_FLAGS"] = f"{_XLA_FLAGS} {os.environ.get('XLA_FLAGS', '')}".strip()
-    app.run(guarded_main, flags_parser=_parse_flags)
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed; opened in this order they are 0, 1 and 2 again
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))
+    with contextlib.redirect_stdout(_Output(sys.stdout)):
+        with contextlib.redirect_stderr(_Output(sys.stderr)):
+            app.run(guarded_main, flags_parser=_parse_flags)
 
 
-def load_tensorflow(distribute="none"):
+class _Output:
+    """A stream to which printing does not fail, unless whoever read it has gone.
+
+    What the encoding lacks is printed as an escape; once the stream cannot be written, on a
+    full disk or to a terminal that was closed, nothing is printed any more.
+    """
+
+    def __init__(self, stream):
+        self._stream = stream
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+    def __getattr__(self, name):
+        return getattr(self._stream, name)
+
+    def write(self, text):
+        self._try(self._stream.write, text)
+        return len(text)
+
+    def flush(self):
+        self._try(self._stream.flush)
+
+    def _try(self, function, *arguments):
+        try:
+            function(*arguments)
+        except BrokenPipeError:
+            raise
+        except OSError:
+            _silence(self._stream)
+
+
+def _silence(stream):
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def load_tensorflow(distribute="none", starting=contextlib.nullcontext):
     """Imports TensorFlow and starts its devices without the notes that it prints meanwhile.
 
     They are shown after all if that fails, or where the user has set TF_CPP_MIN_LOG_LEVEL.
 
     Args:
-      distribute: as in `config.Config`; several workers wait for one another here.
+      distribute: as in `config.Config`.
+      starting: function of a file, or its descriptor, for errors; what it returns is a context to
+        start the devices in.
     """
     logging.set_verbosity(logging.WARNING)
     if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
-        _start_devices(distribute)
+        _start_devices(distribute, starting(2))
         return
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
     sys.stderr.flush()
@@ -108,7 +151,9 @@ def load_tensorflow(distribute="none"):
     with tempfile.TemporaryFile() as notes:
         os.dup2(notes.fileno(), 2)
         try:
-            _start_devices(distribute)
+            _start_devices(distribute, starting(stderr))
+        except (*USER_ERRORS, KeyboardInterrupt):
+            raise
         except BaseException:
             notes.seek(0)
             os.write(stderr, notes.read())
@@ -118,19 +163,52 @@ def load_tensorflow(distribute="none"):
             os.close(stderr)
 
 
-def _start_devices(distribute):
+def _start_devices(distribute, context):
     import tensorflow
 
     from arm_tf import distribution
 
     # Each evaluation has a compiled function of its own, which TensorFlow would warn of.
     tensorflow.get_logger().setLevel("ERROR")
-    distribution.strategy(distribute)
+    with context:
+        distribution.strategy(distribute)
     tensorflow.zeros([])
+
+
+def with_flag_files(arguments, within=()):
+    """Arguments with those of the flag files among them, --flagfile=FILE, in their place; a list.
+
+    absl would read the files in the encoding of the locale; they are in UTF-8 everywhere.
+
+    Args:
+      arguments: texts.
+      within: the files that these arguments come from.
+
+    Raises:
+      flags.Error: a file cannot be read, or includes itself.
+    """
+    expanded = []
+    for argument in arguments:
+        name, _, file = argument.partition("=")
+        if name not in ("-flagfile", "--flagfile") or not file:
+            expanded.append(argument)
+            continue
+        try:
+            file = os.path.expanduser(file)
+            lines = pathlib.Path(file).read_text(encoding="utf-8").splitlines()
+        except (OSError, ValueError) as error:
+            raise flags.Error(f"Unable to read the flag file {file}: {error}") from None
+        if file in within:
+            raise flags.Error(f"The flag file {file} includes itself")
+        lines = [line.strip() for line in lines if line.strip()]
+        lines = [line for line in lines if not line.startswith(("#", "//"))]
+        expanded += with_flag_files(lines, (*within, file))
+    return expanded
 
 
 def _parse_flags(argv):
     try:
+        argv = [argv[0], *with_flag_files(argv[1:])]
         return app.parse_flags_with_usage(argv) if _asks_for_help(argv) else flags.FLAGS(argv)
     except flags.Error as error:
         _exit(2, f"{str(error).removeprefix('ERROR:: ')} (--help lists the flags)")

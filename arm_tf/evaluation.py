@@ -3,12 +3,11 @@
 import concurrent.futures
 import dataclasses
 import math
-import os
 
 import numpy as np
 import tensorflow as tf
 
-from arm_tf import noise
+from arm_tf import cluster, noise
 
 _IMAGES = 250  # in one piece
 _SAMPLES = 25  # in one piece
@@ -46,7 +45,7 @@ class Evaluator:
         self.model, self.images, self.num_samples, self.key = model, images, num_samples, key
         self.samples = min(num_samples, _SAMPLES)
         self.rows = min(len(images), _IMAGES)
-        self.threads = len(os.sched_getaffinity(0))
+        self.threads = cluster.usable_cores()
         self.piece = tf.function(self._piece, jit_compile=jit, autograph=False)
 
     def _piece(self, x, u, count):

@@ -1,4 +1,4 @@
-"""The paper's experiments and figures; `python -m arm_tf.paper` writes the flag files.
+"""The paper's settings and figures, and flag files of them: `python -m arm_tf.paper`.
 
 A flag file is a cell of the paper's tables 2 and 3, an experiment and an estimator. Where the
 authors' scripts differ from one another, in scaling, slope, prior, Adam's decay rates, batch or

@@ -89,7 +89,7 @@ def gather(folder):
     runs, notes = [], []
     for config_file in sorted(pathlib.Path(folder).rglob("config.json")):
         path = config_file.parent
-        name = str(path.relative_to(folder))
+        name = path.relative_to(folder).as_posix()
         try:
             settings = run_folder.read_config(path)
             metrics = run_folder.read_metrics(path)

@@ -3,7 +3,6 @@
 import contextlib
 import csv
 import dataclasses
-import fcntl
 import importlib.metadata
 import json
 import math
@@ -11,9 +10,13 @@ import os
 import pathlib
 import platform
 import re
+import time
+
+import filelock
 
 from arm_tf import config as config_lib
 
+_TRIES, _SECONDS_BETWEEN_TRIES = 10, 0.1  # to replace a file
 _LIBRARIES = ("tensorflow", "keras", "tensorflow-probability", "numpy")
 
 
@@ -36,11 +39,14 @@ class RunFolder:
         self.path = run_path(config)
         self._is_new = not os.path.exists(self.path)  # also where the name is too long for a path
         make_folder(self.path)
-        self._lock = open(self.path / ".lock", "w")
+        # The system's own kind of lock, which ends with the process.
+        self._lock = filelock.FileLock(self.path / ".lock", timeout=0, thread_local=False)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            self._lock.acquire()
+        except filelock.Timeout:
             raise RunError(f"Another process is training the run in {self.path}.") from None
+        except OSError as error:
+            raise _cannot_write(self.path, error) from None
         if (self.path / "config.json").exists():
             self._compare(config)
 
@@ -55,13 +61,13 @@ class RunFolder:
 
     def close(self):
         """Lets other processes use the folder."""
-        self._lock.close()
+        self._lock.release()
 
     def discard_if_new(self):
         """Removes the folder again if this process made it and left nothing in it."""
         self.close()
         if self._is_new:
-            (self.path / ".lock").unlink()
+            (self.path / ".lock").unlink(missing_ok=True)
             self.path.rmdir()
 
     def start(self, config, dataset):
@@ -141,12 +147,17 @@ def make_folder(path, flag="--logdir"):
     path = pathlib.Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        (path / ".lock").touch()
-    except OSError as error:
-        raise RunError(
-            f"Cannot write the folder {path}: {error.strerror}; choose another with {flag}."
-        ) from None
+        probe = path / f".{os.getpid()}.tmp"
+        probe.touch()
+        probe.unlink(missing_ok=True)
+    except (OSError, UnicodeEncodeError) as error:  # the second in a locale without its letters
+        raise _cannot_write(path, error, flag) from None
     return path
+
+
+def _cannot_write(path, error, flag="--logdir"):
+    reason = getattr(error, "strerror", error)
+    return RunError(f"Cannot write the folder {path}: {reason}; choose another with {flag}.")
 
 
 def read_config(path):
@@ -224,4 +235,10 @@ def write_text(path, text):
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(temporary, path)
+    for tries_left in reversed(range(_TRIES)):
+        try:
+            return os.replace(temporary, path)
+        except PermissionError:  # on Windows, while somebody reads the old one
+            if not tries_left:
+                raise
+            time.sleep(_SECONDS_BETWEEN_TRIES)

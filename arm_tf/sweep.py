@@ -74,7 +74,8 @@ def grid(flag_files, overrides, estimators=(), learning_rates=(), seeds=()):
         parsed = flags.FlagValues()
         cli.define_flags(parsed)
         try:
-            parsed(["sweep", *([f"--flagfile={file}"] if file else []), *overrides])
+            own_flags = cli.with_flag_files([f"--flagfile={file}"] if file else [])
+            parsed(["sweep", *own_flags, *overrides])
         except flags.Error as error:
             raise ConfigError(f"{file or 'flags'}: {error}") from None
         if parsed["name"].value:

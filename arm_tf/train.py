@@ -4,6 +4,7 @@ The same command run again resumes a run that was stopped; --help lists the sett
 """
 
 import dataclasses
+import functools
 
 from absl import flags
 
@@ -13,10 +14,13 @@ from arm_tf.run_folder import RunFolder, check_data, read_result, run_path
 
 
 def define_flags():
-    """Defines the flags of this program: those of `arm_tf.config.Config`, and --trials."""
+    """Defines the flags of this program: those of `arm_tf.config.Config`, and its own."""
     cli.define_flags()
     flags.DEFINE_integer(
         "trials", 1, "Trials to run at once, with --seed and the seeds that follow it."
+    )
+    flags.DEFINE_integer(
+        "wait_for_workers", 600, "Seconds that workers wait for one another to start."
     )
 
 
@@ -29,6 +33,11 @@ def main():
         raise ConfigError(
             f"--trials must be an integer of at least 1, received {flags.FLAGS.trials}."
         )
+    if flags.FLAGS.wait_for_workers < 1:
+        raise ConfigError(
+            "--wait_for_workers must be an integer of at least 1, received "
+            f"{flags.FLAGS.wait_for_workers}."
+        )
     if flags.FLAGS.trials > 1 and config.distribute != "none":
         raise ConfigError(
             f"--trials={flags.FLAGS.trials} takes --distribute=none, "
@@ -37,16 +46,17 @@ def main():
     if flags.FLAGS.trials > 1:
         trials.run(trials.configurations(config, flags.FLAGS.trials))
     else:
-        train(config)
+        train(config, wait_for_workers=flags.FLAGS.wait_for_workers)
 
 
-def train(config, dataset=None):
+def train(config, dataset=None, wait_for_workers=600):
     """Trains the run of a configuration, or goes on with it.
 
     Args:
       config: `arm_tf.config.Config`.
       dataset: `arm_tf.data.Dataset`, as `arm_tf.data.from_arrays` makes it, whose name stands in
         for that in the configuration; None loads what the configuration names.
+      wait_for_workers: int, seconds that several workers wait for one another to start.
 
     Raises:
       ConfigError, DataError, RunError: as the command refuses it in one line.
@@ -63,13 +73,13 @@ def train(config, dataset=None):
     workers = cluster.find(config.distribute)
     folder = RunFolder(config) if workers.is_chief else None
     try:
-        _train(config, dataset, folder, workers)
+        _train(config, dataset, folder, workers, wait_for_workers)
     finally:
         if folder:
             folder.close()
 
 
-def _train(config, dataset, folder, workers):
+def _train(config, dataset, folder, workers, wait_for_workers):
     """As `train`; `folder` is a `RunFolder`, or None for workers other than the chief."""
     path = run_path(config)
     is_finished = read_result(path) is not None
@@ -96,7 +106,7 @@ def _train(config, dataset, folder, workers):
 
     if workers.addresses:
         print(f"This is {workers}; waiting for the others.", flush=True)
-    cli.load_tensorflow(config.distribute)
+    cli.load_tensorflow(config.distribute, functools.partial(workers.starting, wait_for_workers))
     from arm_tf import training
 
     training.train(config, dataset, folder, workers)

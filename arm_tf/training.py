@@ -10,7 +10,7 @@ import tensorflow as tf
 import tqdm
 
 from arm_tf import evaluation, noise, run_folder, steps
-from arm_tf.cluster import ALONE
+from arm_tf.cluster import ALONE, STOP_SIGNALS
 from arm_tf.run_folder import RunError
 from arm_tf.trainer import Trainer
 
@@ -26,7 +26,7 @@ class Stop:
         self.requested = False
         self._handlers = {}
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in STOP_SIGNALS:
                 self._handlers[number] = signal.signal(number, self._request)
         return self
 

@@ -1,5 +1,6 @@
 """Several trials of one configuration, which differ in the seed, at once on one machine."""
 
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import threading
 
-from arm_tf import run_folder
+from arm_tf import cluster, run_folder
 
 _FIGURES = ("test_nll", "test_neg_elbo", "valid_nll")
 
@@ -44,8 +45,9 @@ def run(configs):
     at_once = concurrency(len(configs))
     environment = {
         **os.environ,
-        "TF_NUM_INTRAOP_THREADS": str(len(os.sched_getaffinity(0)) // at_once),
+        "TF_NUM_INTRAOP_THREADS": str(cluster.usable_cores() // at_once),
         "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+        "PYTHONIOENCODING": "utf-8",
     }
     waiting, running, failed = list(configs), {}, []
     stopped = threading.Event()
@@ -53,9 +55,9 @@ def run(configs):
     def stop(*_):
         stopped.set()
         for process in running:
-            process.terminate()
+            _stop(process)
 
-    handlers = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.signal(number, stop) for number in cluster.STOP_SIGNALS}
     try:
         while running or (waiting and not stopped.is_set()):
             while waiting and len(running) < at_once and not stopped.is_set():
@@ -63,7 +65,7 @@ def run(configs):
                 process = _start(config, environment)
                 running[process] = config.seed, _relay(process, config.seed)
                 if stopped.is_set():
-                    process.terminate()
+                    _stop(process)
             process = _wait_for_any(running)
             seed, reader = running.pop(process)
             reader.join()
@@ -85,7 +87,7 @@ def run(configs):
 
 def concurrency(trials):
     """How many of a number of trials run at once; int."""
-    return min(trials, len(os.sched_getaffinity(0)))
+    return min(trials, cluster.usable_cores())
 
 
 def summarise(configs):
@@ -125,9 +127,18 @@ def _start(config, environment):
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,  # Ctrl-C reaches the trials through `run` alone
+        encoding="utf-8",
+        errors="replace",
+        # Ctrl-C reaches the trials through `run` alone; the second is what Windows has for it.
+        start_new_session=True,
+        creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
     )
+
+
+def _stop(process):
+    """Asks a trial to stop where it can go on; Windows' SIGTERM would end it at once."""
+    with contextlib.suppress(OSError):  # it has just ended
+        process.send_signal(getattr(signal, "CTRL_BREAK_EVENT", signal.SIGTERM))
 
 
 def _relay(process, seed):
@@ -135,7 +146,8 @@ def _relay(process, seed):
 
     def relay():
         for line in process.stdout:
-            print(f"[seed {seed}] {line}", end="", flush=True)
+            with contextlib.suppress(BrokenPipeError):  # the trial has to get rid of its output
+                print(f"[seed {seed}] {line}", end="", flush=True)
 
     thread = threading.Thread(target=relay, daemon=True)
     thread.start()

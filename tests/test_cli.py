@@ -2,10 +2,13 @@
 
 import os
 import pathlib
+import re
+import shutil
 import signal
 import subprocess
 import sys
 
+import filelock
 import numpy as np
 import pytest
 from small_runs import assert_same_run
@@ -24,7 +27,7 @@ def call(module, *arguments, **environment):
         cwd=ROOT,
         env={**inherited, **environment},
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=300,
     )
 
@@ -41,12 +44,66 @@ def test_help_lists_the_flags(module):
     assert "--data_dir" in process.stdout and "Folder" in process.stdout
 
 
+@pytest.mark.skipif(os.name == "nt", reason="needs the pipes of a Unix shell")
 def test_output_that_nobody_reads_is_no_error(tmp_path):
     (tmp_path / "run").mkdir()
     command = f"{sys.executable} -m arm_tf.report {tmp_path} | exec true; echo ${{PIPESTATUS[0]}}"
     process = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
     assert (process.stdout, process.stderr) == (f"{128 + signal.SIGPIPE}\n", "")
     assert (tmp_path / "report.md").exists()
+
+
+PLAIN = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
+@pytest.mark.parametrize("environment", [{"PYTHONIOENCODING": "ascii"}, PLAIN], ids=["io", "all"])
+def test_what_a_terminal_cannot_show_is_printed_as_an_escape(environment, tmp_path):
+    """As under some schedulers; the report has a minus sign and a relation in its header."""
+    shutil.copytree(ROOT / "runs" / "results" / "estimators" / "linear" / "arm", tmp_path / "run")
+    process = call("report", str(tmp_path), **environment)
+    assert process.returncode == 0 and not process.stderr, process.stderr
+    assert r"test \u2212log p \u2264" in process.stdout
+    assert "test −log p ≤" in (tmp_path / "report.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a Unix shell")
+@pytest.mark.parametrize("redirection", [">/dev/full", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_output_that_cannot_be_written_is_no_error(redirection, tmp_path):
+    (tmp_path / "run").mkdir()
+    command = f"{sys.executable} -m arm_tf.report {tmp_path} {redirection}"
+    process = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
+    assert process.returncode == 0 and not process.stderr, process.stderr
+    assert (tmp_path / "report.md").exists()
+
+
+def test_commands_are_listed_without_tensorflow():
+    process = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "arm_tf"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "| arm_tf.config" in process.stderr.replace("  ", "")
+    assert "tensorflow" not in process.stderr and "keras" not in process.stderr
+    listed = dict(re.findall(r"python -m (\S+) +(\S.*)\n", process.stdout))
+    assert listed["arm_tf.train"] == "Trains a binary VAE"
+    programs = {
+        path.stem for path in (ROOT / "arm_tf").glob("[!_]*.py")
+        if "cli.run(" in path.read_text(encoding="utf-8")
+    }  # fmt: skip
+    assert {name.removeprefix("arm_tf.") for name in listed} == programs - {"cli"}
+
+
+def test_flag_files_are_in_utf_8_wherever_they_are_read(tmp_path):
+    """Up to a folder that cannot be made: there is a file, and the locale lacks its letters."""
+    (tmp_path / "inner").write_text("--name=größe\n", encoding="utf-8")
+    text = f"# größer\n\n--logdir=setup.py\n--flagfile={tmp_path / 'inner'}\n"
+    (tmp_path / "flags.txt").write_text(text, encoding="utf-8")
+    flags = f"--flagfile={tmp_path / 'flags.txt'}"
+    environment = {**PLAIN, "PYTHONIOENCODING": "utf-8"}
+    assert_one_line(call("train", flags, **environment), f"{pathlib.Path('setup.py', 'größe')}")
+    (tmp_path / "inner").write_text(flags, encoding="utf-8")
+    assert_one_line(call("train", flags), "includes itself")
+    (tmp_path / "inner").write_bytes(b"--name=gr\xf6\xdfe")
+    assert_one_line(call("train", flags), "Unable to read the flag file")
 
 
 @pytest.mark.parametrize(
@@ -111,7 +168,7 @@ def test_conditional_network_is_trained_resumed_and_evaluated(tmp_path):
     first = call("train_conditional", *arguments)
     assert first.returncode == 0 and not first.stderr, first.stderr
     assert (tmp_path / "run" / "completions.png").stat().st_size > 2000
-    flags = (tmp_path / "run" / "flags.txt").read_text()
+    flags = (tmp_path / "run" / "flags.txt").read_text(encoding="utf-8")
     assert "--model=conditional" in flags and "--layers=2" in flags
     again = call("train_conditional", *arguments)
     assert "is finished" in again.stdout
@@ -188,11 +245,8 @@ def test_ones_own_images_are_trained_on_resumed_and_guarded(kind, tmp_path):
 
 
 def test_folder_in_use_is_refused(tmp_path):
-    import fcntl
-
     (tmp_path / "run").mkdir()
-    with open(tmp_path / "run" / ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with filelock.FileLock(tmp_path / "run" / ".lock"):
         process = call("train", *FAST, f"--logdir={tmp_path}", "--name=run")
     assert_one_line(process, "Another process is training the run")
 
@@ -202,7 +256,7 @@ def test_variance_of_a_fresh_model_and_of_a_run(tmp_path):
     fresh = call("variance", *arguments, "--units=4", f"--out={tmp_path}")
     assert fresh.returncode == 0 and not fresh.stderr, fresh.stderr
     assert (tmp_path / "variance.png").stat().st_size > 5000
-    table = (tmp_path / "variance.csv").read_text().splitlines()
+    table = (tmp_path / "variance.csv").read_text(encoding="utf-8").splitlines()
     assert table[0].startswith("estimator,samples,evaluations,variance_logits")
     assert [line.split(",")[:3] for line in table[1:]] == [
         ["arm", "2", "4"], ["loo", "4", "4"], ["legrad", "1", "5"],

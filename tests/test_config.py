@@ -147,7 +147,9 @@ def test_estimators_that_can_be_chosen_are_those_of_the_table():
 
 def test_flag_files_are_those_of_the_papers_settings():
     """If this fails, `python -m arm_tf.paper` writes them anew."""
-    files = {p.name: p.read_text() for p in (ROOT / "runs" / "paper").glob("*.flags")}
+    files = {
+        p.name: p.read_text(encoding="utf-8") for p in (ROOT / "runs" / "paper").glob("*.flags")
+    }
     assert files == paper.flag_files()
     for settings in paper.SETTINGS.values():
         Config(**settings)

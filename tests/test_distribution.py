@@ -141,6 +141,8 @@ def test_batch_that_cannot_be_shared_equally(dataset, tmp_path):
 
 # Several processes.
 
+no_windows = pytest.mark.skipif(os.name == "nt", reason="Windows has neither SIGKILL nor SIGTERM")
+
 ADDRESSES = ["host0:1", "host1:2", "host2:3"]
 
 
@@ -160,7 +162,7 @@ def test_workers_are_numbered_with_the_chief_first(monkeypatch):
     )
     assert worker.lost("… /job:chief/replica:0/task:0") == "worker 0 (host0:1)"
     assert worker.lost("…") == "a worker"
-    assert describe(monkeypatch, with_chief, {"type": "chief", "index": 0}).is_chief
+    assert describe(monkeypatch, with_chief, {"type": "chief", "index": "0"}).is_chief
     assert find("none") == find("mirrored") == Cluster()
 
 
@@ -170,7 +172,8 @@ def test_workers_are_numbered_with_the_chief_first(monkeypatch):
     + [json.dumps({"cluster": {"worker": ["a:1"]}, "task": task}) for task in
        [{}, {"type": "worker", "index": 1}, {"type": "ps", "index": 0}, [1]]]
     + [json.dumps({"cluster": c, "task": {"type": "worker", "index": 0}}) for c in
-       [{"worker": ["a"]}, {"worker": "a:1"}, {"worker": ["a:1"], "ps": ["b:1"]}, {"worker": [1]}]],
+       [{"worker": ["a"]}, {"worker": "a:1"}, {"worker": ["a:1"], "ps": ["b:1"]}, {"worker": [1]},
+        {"worker": ["a:port"]}, {"worker": ["a:1"], "chief": ["b:1", "c:1"]}]],
 )  # fmt: skip
 def test_cluster_that_is_not_described(text, monkeypatch):
     monkeypatch.setenv("TF_CONFIG", text)
@@ -178,25 +181,145 @@ def test_cluster_that_is_not_described(text, monkeypatch):
         find("multi_worker")
 
 
-class Workers:
-    """Two processes that train together, each with a log folder of its own."""
+def test_what_cluster_managers_add_is_served_or_named(monkeypatch):
+    jobs = {"chief": ADDRESSES[:1], "worker": ADDRESSES[1:], "evaluator": ["host3:4"]}
+    task = {"type": "worker", "index": "1", "cloud": "x", "trial": "1"}
+    text = json.dumps({"cluster": jobs, "task": task, "environment": "cloud", "job": "{}"})
+    monkeypatch.setenv("TF_CONFIG", text)
+    assert find("multi_worker") == Cluster(tuple(ADDRESSES), 2, chiefs=1)
+    with pytest.raises(ConfigError, match="the first worker evaluates"):
+        describe(monkeypatch, jobs, {"type": "evaluator", "index": 0})
+    with pytest.raises(ConfigError, match="without the job 'ps'"):
+        describe(monkeypatch, {**jobs, "ps": ["host4:5"]}, {"type": "chief", "index": 0})
 
-    def __init__(self, folder, *flags, others=()):
-        with contextlib.ExitStack() as stack:  # two free ports
-            sockets = [stack.enter_context(socket.socket()) for _ in range(2)]
-            for s in sockets:
-                s.bind(("localhost", 0))
-            addresses = [f"localhost:{s.getsockname()[1]}" for s in sockets]
+
+def free_addresses(number):
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
+        for s in sockets:
+            s.bind(("localhost", 0))
+        return [f"localhost:{s.getsockname()[1]}" for s in sockets]
+
+
+@pytest.fixture
+def come():
+    """Starts a process that comes to the start of a cluster, where it does something."""
+    processes = []
+
+    def come(addresses, index, seconds, action="print('met')"):
+        code = f"""
+import time
+from arm_tf import cluster, run_folder
+try:
+    with cluster.Cluster({tuple(addresses)}, {index}).starting({seconds}, 2):
+        {action}
+except run_folder.RunError as error:
+    print(error)
+"""
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, "-c", code],
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8",
+            )
+        )  # fmt: skip
+        return processes[-1]
+
+    yield come
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def wait_until_listening(address):
+    host, port = address.split(":")
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            return socket.create_connection((host, int(port))).close()
+        except OSError:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def test_workers_meet_also_if_one_dies_and_comes_again(come):
+    addresses = free_addresses(4)
+    dying, *waiting = [come(addresses, index, 60) for index in (2, 0, 1)]
+    for address in addresses[:3]:
+        wait_until_listening(address)
+    time.sleep(3)  # in which they report to the chief
+    dying.kill()
+    third = come(addresses, 3, 60)
+    wait_until_listening(addresses[3])
+    time.sleep(3)
+    assert [process.poll() for process in (*waiting, third)] == [None] * 3
+    again = come(addresses, 2, 60)
+    for process in (*waiting, third, again):
+        assert process.communicate() == ("met\n", "")
+
+
+def test_those_who_wait_name_who_does_not_come(come):
+    addresses = free_addresses(3)
+    chief = come(addresses, 0, 2)
+    said = f"for worker 1 ({addresses[1]}), worker 2 ({addresses[2]}); start all workers"
+    assert chief.communicate()[0].startswith(f"Waited 2 seconds {said}")
+    come(addresses, 0, 120)
+    wait_until_listening(addresses[0])
+    said = f"Waited 5 seconds for worker 2 ({addresses[2]}); start all workers"
+    assert come(addresses, 1, 5).communicate()[0].startswith(said)
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\n", b"[7]\n", b"7\n", b""])
+def test_another_service_at_the_chiefs_address_is_no_chief(answer, come):
+    with socket.create_server(("localhost", 0)) as server:
+        addresses = [f"localhost:{server.getsockname()[1]}", *free_addresses(1)]
+        worker = come(addresses, 1, 2)
+        with server.accept()[0] as connection:
+            connection.sendall(answer)
+            assert worker.communicate()[0].startswith("Waited 2 seconds for worker 0 (localhost:")
+
+
+def test_port_that_is_taken(come):
+    with socket.create_server(("", 0)) as server:
+        addresses = [*free_addresses(1), f"localhost:{server.getsockname()[1]}"]
+        said = come(addresses, 1, 2).communicate()[0]
+    assert said.startswith("This is worker 1 of 2") and "cannot listen there: Address" in said
+
+
+def test_start_that_hangs_is_ended(come):
+    """TensorFlow holds the interpreter up meanwhile, so that no signal is handled."""
+    addresses = free_addresses(2)
+    processes = [come(addresses, i, 2, "time.sleep(120)") for i in range(2)]
+    for process in processes:
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 1 and errors.startswith("Timeout")
+
+
+class Workers:
+    """Two processes that train together, each with a log folder of its own.
+
+    With `managed`, TF_CONFIG is as managers of clusters write it.
+    """
+
+    def __init__(self, folder, *flags, others=(), managed=False):
+        addresses = free_addresses(2)
         self.logs = [folder / f"log{i}" for i in range(2)]
         self.processes = []
         for i, log in enumerate(self.logs):
             task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": i}}
+            if managed:
+                jobs = {"chief": addresses[:1], "worker": addresses[1:], "evaluator": ["host:1"]}
+                task = {"type": ("chief", "worker")[i], "index": "0", "cloud": "x"}
+                task = {"cluster": jobs, "task": task, "environment": "cloud"}
             with open(log, "w", encoding="utf-8") as output:
                 self.processes.append(
                     subprocess.Popen(
                         [*COMMAND, "--distribute=multi_worker", f"--logdir={folder / str(i)}"]
                         + [*flags, *(others if i else ())],
-                        env={**os.environ, "TF_CONFIG": json.dumps(task)},
+                        env={
+                            **os.environ,
+                            "TF_CONFIG": json.dumps(task),
+                            "PYTHONIOENCODING": "utf-8",
+                        },
                         stdout=output,
                         stderr=subprocess.STDOUT,
                     )
@@ -205,7 +328,7 @@ class Workers:
     def wait_for(self, text):
         """Until the first worker has printed a text."""
         deadline = time.monotonic() + 120
-        while text not in self.logs[0].read_text():
+        while text not in self.logs[0].read_text(encoding="utf-8"):
             assert time.monotonic() < deadline and self.processes[0].poll() is None, self.said(0)
             time.sleep(0.05)
 
@@ -219,13 +342,39 @@ class Workers:
                 process.wait()
 
     def said(self, worker):
-        return self.logs[worker].read_text()
+        return self.logs[worker].read_text(encoding="utf-8")
 
 
 COMMAND = [
     sys.executable, "-m", "arm_tf.train", "--name=run", "--units=8", "--valid_images=20",
     "--test_images=20", "--test_samples=10", "--steps_per_loop=20", "--nojit", "--max_steps=840",
 ]  # fmt: skip
+
+
+@no_windows
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("index", [0, 1])
+def test_worker_that_waits_stops_at_once(index, number, tmp_path):
+    addresses = free_addresses(2)
+    task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+    environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
+    process = subprocess.Popen(
+        [*COMMAND, "--distribute=multi_worker", f"--logdir={tmp_path}"],
+        env={**environment, "TF_CONFIG": json.dumps(task)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        wait_until_listening(addresses[index])
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=30)  # a busy machine takes seconds to exit
+    finally:
+        process.kill()
+    if number == signal.SIGINT:
+        assert (process.returncode, errors) == (130, "Error: interrupted.\n")
+    else:
+        assert process.returncode == -signal.SIGTERM
 
 
 @pytest.fixture(scope="module")
@@ -235,6 +384,7 @@ def train_losses_of_one(tmp_path_factory):
     return [row["train_neg_elbo"] for row in run_folder.read_metrics(logdir / "run")]
 
 
+@no_windows
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_workers_do_the_run_of_one_process_also_if_one_dies(victim, tmp_path, train_losses_of_one):
@@ -275,9 +425,10 @@ def test_stop_while_workers_agree_waits_for_the_next_time(monkeypatch):
         assert training.Trainer.agrees(worker, stop)
 
 
+@no_windows
 @pytest.mark.slow
 def test_workers_stop_together(tmp_path):
-    workers = Workers(tmp_path, "--max_steps=100000", "--epochs=100000")
+    workers = Workers(tmp_path, "--max_steps=100000", "--epochs=100000", managed=True)
     workers.wait_for("epoch 1 ")
     workers.processes[1].terminate()
     assert workers.end() == [0, 0]

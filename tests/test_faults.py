@@ -98,6 +98,8 @@ def before(monkeypatch):
 def mounted(folder, *arguments):
     """Mounts something on a folder, or skips the test where that is not allowed."""
     folder.mkdir(parents=True, exist_ok=True)
+    if not shutil.which("mount"):
+        pytest.skip("needs mounts")
     if subprocess.run(["mount", *arguments, str(folder)], capture_output=True).returncode:
         pytest.skip("needs the right to mount")
     return contextlib.closing(Mount(folder))
@@ -138,6 +140,7 @@ def assert_goes_on(outcome, config, finished, said=()):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
 def test_killed_at_random_moments(dataset, tmp_path):
     """Twenty times kill -9 at, or in the midst of, the writing of files."""
 

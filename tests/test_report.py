@@ -22,10 +22,10 @@ SHORT = {**LINEAR, "epochs": 10}
 def write_run(path, settings, result=None, metrics=""):
     path.mkdir(parents=True)
     config = dataclasses.asdict(Config(**settings))
-    (path / "config.json").write_text(json.dumps({"config": config}))
+    (path / "config.json").write_text(json.dumps({"config": config}), encoding="utf-8")
     if result is not None:
-        (path / "result.json").write_text(json.dumps({**RESULT, **result}))
-    (path / "metrics.csv").write_text(metrics)
+        (path / "result.json").write_text(json.dumps({**RESULT, **result}), encoding="utf-8")
+    (path / "metrics.csv").write_text(metrics, encoding="utf-8")
 
 
 def test_runs_are_sorted_and_what_is_broken_unfinished_or_foreign_is_named(tmp_path):
@@ -33,15 +33,17 @@ def test_runs_are_sorted_and_what_is_broken_unfinished_or_foreign_is_named(tmp_p
     write_run(tmp_path / "deep" / "b", SHORT, {"epochs": 10.0})
     write_run(tmp_path / "unfinished", SHORT, metrics="step,epoch\n5000,5\n")
     write_run(tmp_path / "broken", SHORT, {})
-    (tmp_path / "broken" / "result.json").write_text("{")
+    (tmp_path / "broken" / "result.json").write_text("{", encoding="utf-8")
     write_run(tmp_path / "lacking", SHORT, {})
-    (tmp_path / "lacking" / "result.json").write_text('{"test_nll": 1.0}')
+    (tmp_path / "lacking" / "result.json").write_text('{"test_nll": 1.0}', encoding="utf-8")
     (tmp_path / "foreign").mkdir()
-    (tmp_path / "foreign" / "config.json").write_text('{"colour": "red"}')
+    (tmp_path / "foreign" / "config.json").write_text('{"colour": "red"}', encoding="utf-8")
     (tmp_path / "binary").mkdir()
     (tmp_path / "binary" / "config.json").write_bytes(b"\xff\x00\x81")
     header = "estimator,variance_weights\n"
-    (tmp_path / "a" / "variance.csv").write_text(header + "loo,1.0\narm,0.00125\n")
+    (tmp_path / "a" / "variance.csv").write_text(
+        header + "loo,1.0\narm,0.00125\n", encoding="utf-8"
+    )
     runs, notes = report.gather(tmp_path)
     assert [run.name for run in runs] == ["deep/b", "a"]
     assert [run.gradient_variance for run in runs] == [None, 0.00125]

@@ -1,6 +1,7 @@
 """Sweeps: the grid, the choice of the learning rate, and what crashes leave undone."""
 
 import json
+import os
 import pathlib
 import signal
 import subprocess
@@ -63,7 +64,9 @@ def test_runs_of_one_name_on_different_data_are_refused(tmp_path):
 
 def write_result(cell, valid, test):
     cell.path.mkdir(parents=True)
-    (cell.path / "result.json").write_text(json.dumps({"valid_nll": valid, "test_nll": test}))
+    (cell.path / "result.json").write_text(
+        json.dumps({"valid_nll": valid, "test_nll": test}), encoding="utf-8"
+    )
 
 
 def test_learning_rate_is_chosen_by_validation(tmp_path):
@@ -103,6 +106,7 @@ def workers():
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
 def test_killed_workers_are_tried_again_and_killed_sweeps_do_what_is_left(tmp_path):
     pytest.importorskip("ray")
     first = start(tmp_path)
@@ -124,6 +128,6 @@ def test_killed_workers_are_tried_again_and_killed_sweeps_do_what_is_left(tmp_pa
     assert finished.stat().st_mtime_ns == written
     assert len(list(tmp_path.glob("*/result.json"))) == 2
     (killed,) = tmp_path.glob("*seed0*/output.txt")
-    assert "from step" in killed.read_text()
-    (chosen,) = json.loads((tmp_path / "sweep.json").read_text())["chosen"]
+    assert "from step" in killed.read_text(encoding="utf-8")
+    (chosen,) = json.loads((tmp_path / "sweep.json").read_text(encoding="utf-8"))["chosen"]
     assert len(chosen["test_nll"]) == 2

@@ -116,7 +116,7 @@ def test_command_writes_tables_and_figures(tmp_path):
     assert [int(row["iteration"]) for row in written] == list(range(30))
     for column in ("true_gradient", "estimate", "probability", "loss"):
         np.testing.assert_allclose([float(row[column]) for row in written], trace[column], 1e-6)
-    record = json.loads((tmp_path / "toy.json").read_text())
+    record = json.loads((tmp_path / "toy.json").read_text(encoding="utf-8"))
     assert record["seed"] == 5 and record["p0"] == [0.3, 0.499]
     assert record["final_probability"]["reinforce"]["0.499"] == trace["final_probability"]
     for picture in ("traces", "losses", "gradients"):

@@ -59,11 +59,11 @@ def test_run_folder_has_everything(finished, dataset):
     }  # fmt: skip
     assert (result["steps"], result["test_images"], result["evaluations_per_step"]) == (33, 60, 3)
     assert result["test_nll"] < result["test_neg_elbo"]
-    rows = list(csv.DictReader(open(finished.path / "metrics.csv", newline="")))
+    rows = list(csv.DictReader(open(finished.path / "metrics.csv", newline="", encoding="utf-8")))
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
     assert float(rows[-1]["train_neg_elbo"]) < float(rows[0]["train_neg_elbo"]) - 20
     assert min(float(row["valid_nll"]) for row in rows) == pytest.approx(result["valid_nll"])
-    record = json.loads((finished.path / "config.json").read_text())
+    record = json.loads((finished.path / "config.json").read_text(encoding="utf-8"))
     assert record["data"]["checksum"] == "c" and record["versions"]["tensorflow"]
     assert record["data"]["images"] == {"train": 230, "valid": 50, "test": 60}
 
@@ -325,7 +325,7 @@ def test_killed_run_resumes_bit_for_bit(tmp_path):
         time.sleep(delay)
         process.kill()
         process.communicate()
-        killed += process.returncode == -signal.SIGKILL
+        killed += process.returncode != 0
     assert killed >= 1
     last = start(*FAST, f"--logdir={tmp_path}", "--name=killed")
     output = last.communicate(timeout=300)[0]
@@ -334,6 +334,7 @@ def test_killed_run_resumes_bit_for_bit(tmp_path):
     assert_same_run(*[run_folder.RunFolder(config) for config in configs])
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows sends no SIGINT to a single process")
 def test_interrupted_command_says_how_to_go_on(tmp_path):
     process = start(*FAST[:-2], "--epochs=50", f"--logdir={tmp_path}", "--name=run")
     process.stdout.readline()

@@ -40,11 +40,11 @@ def test_trials_get_what_each_gets_alone_and_are_summed_up(tmp_path):
     assert together.returncode == 0, together.stdout
     assert "[seed 1] Training" in together.stdout and "[seed 2] Training" in together.stdout
     assert call("--seed=2", f"--logdir={tmp_path / 'alone'}").returncode == 0
-    read = lambda path: json.loads((path / "result.json").read_text())
+    read = lambda path: json.loads((path / "result.json").read_text(encoding="utf-8"))
     (alone,) = (tmp_path / "alone").iterdir()
     assert read(tmp_path / "together" / alone.name)["test_nll"] == read(alone)["test_nll"]
     (file,) = (tmp_path / "together").glob("*.json")
-    summary = json.loads(file.read_text())
+    summary = json.loads(file.read_text(encoding="utf-8"))
     bounds = summary["test_nll"]
     assert summary["seeds"] == [1, 2] and bounds["trials"][1] == read(alone)["test_nll"]
     assert bounds["mean"] == pytest.approx(sum(bounds["trials"]) / 2)
@@ -54,7 +54,7 @@ def test_trials_get_what_each_gets_alone_and_are_summed_up(tmp_path):
 
 def test_a_failing_trial_is_named_and_the_others_finish(tmp_path):
     (tmp_path / "run-seed1").mkdir()
-    (tmp_path / "run-seed1" / "config.json").write_text("{")
+    (tmp_path / "run-seed1" / "config.json").write_text("{", encoding="utf-8")
     process = call("--trials=2", "--name=run", f"--logdir={tmp_path}")
     assert process.returncode == 1
     assert process.stderr.startswith("Error: The trials with seed 1 failed")
