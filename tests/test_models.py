@@ -278,6 +278,21 @@ def test_settings_have_the_effect_they_name():
     assert names == [(3, 2), (2,), (2, 2), (2,), (2, 2), (2,)]
 
 
+def test_initial_kernels_are_independent_uniform_draws():
+    """Glorot variance, no common part, no two alike, of one seed or two; six standard errors."""
+    draws = []
+    for seed in (0, 1):
+        model = models.BinaryVAE(200, 2, "nonlinear", units=200, seed=seed)
+        for kernel in (w for m in (*model.encoder, *model.decoder) for w in m.get_weights()[::2]):
+            kernel = kernel.astype(np.float64) * np.sqrt(sum(kernel.shape) / 2)
+            # of variance 1 now: largest singular value (Marchenko-Pastur: 2), mean square
+            assert np.linalg.norm(kernel, 2) < 2.1 * np.sqrt(200)
+            assert abs((kernel**2).mean() - 1) < 6 * np.sqrt(0.8 / kernel.size)
+            draws.append(kernel.ravel())
+    correlation = np.corrcoef(draws)[np.triu_indices(len(draws), 1)]
+    assert np.abs(correlation).max() < 6 / np.sqrt(draws[0].size)
+
+
 def test_generated_images_follow_the_model():
     """Average pixel probabilities over all cells of noise equal those by enumeration."""
     model = make_model(2)
