@@ -79,4 +79,4 @@ def test_unknown_parts_are_one_line():
     )
     assert process.returncode == 2
     (line,) = process.stderr.splitlines()
-    assert line.startswith("Error: --parts takes any of steps, evaluation")
+    assert line.startswith("Error: --parts takes any of steps, fit, evaluation")
