@@ -108,7 +108,7 @@ def test_flag_files_are_in_utf_8_wherever_they_are_read(tmp_path):
 
 @pytest.mark.parametrize(
     "module",
-    ["train_conditional", "evaluate", "variance", "paper", "toy", "report", "benchmark", "sweep"],
+    ["train", "train_conditional", "evaluate", "variance", "paper", "toy", "report", "benchmark"],
 )
 def test_nothing_imports_tensorflow_before_flags_are_parsed(module):
     program = [sys.executable, "-X", "importtime", "-m", f"arm_tf.{module}", "--help"]

@@ -90,15 +90,6 @@ def files_in(folder):
 # Splits and binarisation.
 
 
-def test_import_is_light():
-    code = (
-        "import sys, arm_tf.data; "
-        "print({'tensorflow', 'keras', 'scipy', 'matplotlib'} & set(sys.modules) or '')"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == ""
-
-
 def test_mnist_threshold(mnist_file, grey):
     dataset = data.load("mnist_threshold", mnist_file.parent)
     bits = (grey[0].reshape(-1, 784) / 255 > 0.5).astype(np.uint8)
