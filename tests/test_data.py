@@ -7,8 +7,6 @@ import hashlib
 import http.server
 import io
 import pathlib
-import subprocess
-import sys
 import threading
 import unicodedata
 import zipfile
