@@ -208,7 +208,8 @@ def come():
 
     def come(addresses, index, seconds, action="print('met')"):
         code = f"""
-import time
+import sys, time
+sys.argv, sys.orig_argv = ["-m"], ["python", "-m", "arm_tf.train"]  # as a program: no TensorFlow
 from arm_tf import cluster, run_folder
 try:
     with cluster.Cluster({tuple(addresses)}, {index}).starting({seconds}, 2):
