@@ -433,8 +433,6 @@ class StochasticBinary(keras.layers.Layer):
         self.options = options
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
-        # Keras does not tell TensorFlow's checkpoints and SavedModels of it.
-        self._track_trackable(self.seed_generator.state, "seed_state")
         self.supports_masking = True
         self._has_sample = row.relaxation is not None
 
@@ -481,6 +479,11 @@ class StochasticBinary(keras.layers.Layer):
             learn = lambda: self.gradient_estimator.update(new_parameters)
             return tf.cast(_call_in_gradient(b, learn), logits.dtype)
         return tf.cast(_sample_without_gradient(precise, u), logits.dtype)
+
+    def _trackable_children(self, save_type="checkpoint", **kwargs):
+        # Keras does not tell TensorFlow's checkpoints and SavedModels of the noise's position.
+        children = super()._trackable_children(save_type, **kwargs)
+        return {**children, "seed_state": self.seed_generator.state}
 
     def compute_output_spec(self, logits, f=None, training=None):
         if f is None:

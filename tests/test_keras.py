@@ -243,6 +243,15 @@ def test_checkpoints_hold_what_is_learned(estimator, tmp_path):
         np.testing.assert_array_equal(a.numpy(), b.numpy(), err_msg=a.path)
 
 
+def test_the_noise_is_no_weight():
+    """As for Keras's own random layers, so that weights can be handed to a net without."""
+    plain = keras.Sequential([keras.Input((5,)), dense(4, 1), dense(1, 2)])
+    net = keras.Sequential([keras.Input((5,)), dense(4, 1), StochasticBinary(), dense(1, 2)])
+    plain.set_weights(net.get_weights())
+    assert len(net.layers[1].variables) == 1
+    assert plain.count_params() == net.count_params()
+
+
 def averages(layer):
     row = layer.gradient_estimator.row
     return [layer.gradient_estimator.parameters[name].numpy() for name in row.averages]
