@@ -114,7 +114,8 @@ def test_settings_and_figures_are_those_of_the_files(several):
     assert list(rows) == ["a", "b", "c"]
     for name, row in rows.items():
         files = [
-            json.loads((several / name / f).read_text()) for f in ("config.json", "result.json")
+            json.loads((several / name / f).read_text(encoding="utf-8"))
+            for f in ("config.json", "result.json")
         ]
         settings, result = files[0]["config"], files[1]
         for setting, value in row.hparams.items():

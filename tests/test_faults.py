@@ -262,6 +262,23 @@ def test_file_that_cannot_be_written(file, finished, tmp_path, command, monkeypa
     assert_goes_on(command(config), config, finished)
 
 
+def test_file_that_somebody_reads_is_replaced_when_windows_lets_it_be(tmp_path, monkeypatch):
+    replace, refusals = os.replace, iter([PermissionError(), PermissionError()])
+
+    def refusing(source, target):
+        for refusal in refusals:
+            raise refusal
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refusing)
+    run_folder.write_text(tmp_path / "file", "new")
+    assert (tmp_path / "file").read_text(encoding="utf-8") == "new"
+    monkeypatch.setattr(run_folder, "_SECONDS_BETWEEN_TRIES", 0.001)
+    refusals = iter(PermissionError, None)  # for ever
+    with pytest.raises(PermissionError):
+        run_folder.write_text(tmp_path / "file", "newer")
+
+
 def test_folder_that_vanishes(finished, tmp_path, command, before):
     """The run ends at once, rather than to leave half a folder in place of the one that is gone."""
     config = plain(tmp_path)

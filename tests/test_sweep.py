@@ -58,7 +58,7 @@ def test_runs_of_one_name_on_different_data_are_refused(tmp_path):
         file.write_text(f"--dataset={file.stem}/digits.npz\n")
     with pytest.raises(ConfigError, match="a and b have runs of one name, digits-linear"):
         sweep.grid(files, [])
-    files[1].write_text(files[0].read_text())
+    files[1].write_text(files[0].read_text(encoding="utf-8"), encoding="utf-8")
     assert len(sweep.grid(files, [])) == 2
 
 
