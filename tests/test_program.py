@@ -102,24 +102,12 @@ def planted(body):
     return program.experimental_get_compiler_ir(images)(stage="hlo")
 
 
-def call_host(images, i):
-    return tf.raw_ops.XlaCustomCallV2(
-        operands=[tf.cast(images[i, 0], tf.float32)],
-        call_target_name="host",
-        backend_config="",
-        has_side_effect=False,
-        result_dtypes=[tf.float32],
-        result_shapes=[tf.TensorShape([])],
-    )[0]
-
-
 @pytest.mark.parametrize(
     "body, operation",
     [
         (lambda images, i: tf.cast(images, tf.float32)[i, 0], "convert"),
         (lambda images, i: tf.cast(tf.transpose(images)[0, i], tf.float32), "transpose"),
         (lambda images, i: tf.cast(tf.cast(images[i, 0], tf.float64), tf.float32), "convert"),
-        (call_host, "custom-call"),
     ],
 )
 def test_faults_are_found(body, operation):
@@ -130,3 +118,10 @@ def test_faults_are_found(body, operation):
 def test_a_gather_of_a_batch_is_none():
     body = lambda images, i: tf.reduce_sum(tf.cast(tf.gather(images, [i, 2]), tf.float32))
     assert not faults(planted(body), IMAGES)
+
+
+@pytest.mark.parametrize("operation", ["custom-call", "outfeed", "send-done", "recv"])
+def test_ways_to_the_host_are_found(operation):
+    program = planted(lambda images, i: tf.cast(images[i, 0], tf.float32))
+    assert not faults(program, IMAGES)
+    assert faults(program.replace(" convert(", f" {operation}("), IMAGES)
