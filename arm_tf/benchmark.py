@@ -5,8 +5,9 @@ matrix products, with a table of where a step's time goes; the test bound agains
 process's memory and start; trials at once; how cost grows with batch, units, layers, samples
 and estimators; and what a comparison of all estimators in the paper's settings costs. What is
 compared runs interleaved, round by round; figures are medians, with the quartiles as spread. Writes
-benchmark.json, and benchmark.png for the first and the next to last of these. With `--export=FOLDER`
-it measures nothing, but writes the programs for a machine without TensorFlow.
+benchmark.json, and benchmark.png for the first and the next to last of these.
+
+With `--export=FOLDER` it writes the models' programs, for a machine without TensorFlow, instead.
 """
 
 import concurrent.futures
