@@ -6,6 +6,8 @@ process's memory and start; trials at once; how cost grows with batch, units, la
 and estimators; and what a comparison of all estimators in the paper's settings costs. What is
 compared runs interleaved, round by round; figures are medians, with the quartiles as spread. Writes
 benchmark.json, and benchmark.png for the first and the next to last of these.
+
+With `--export=FOLDER` it writes the models' programs, for a machine without TensorFlow, instead.
 """
 
 import concurrent.futures
@@ -15,6 +17,7 @@ import os
 import pathlib
 import platform
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -202,9 +205,69 @@ class Bench:
 
         return lambda: run(grads)
 
+    def export(self, folder):
+        """Takes a loop of steps, and writes it as a program that any XLA runs.
+
+        `program.hlo` is the loop before optimisation, a serialised HloModuleProto.
+        `program.json` names its parameters (the arguments of `take_steps` that are not empty,
+        then all variables that it reads) and its results (losses, gradient norms, and the new
+        values of the variables, under the variables' names), each in order, and says how many
+        steps it takes. `arguments.npz` and `expected.npz` hold the values, by name.
+
+        Args:
+          folder: path of a folder that exists.
+        """
+        take_steps, arguments = self.trainer.take_steps, self.trainer.arguments(self.steps)
+        compiled = take_steps.get_concrete_function(*arguments)
+        program = take_steps.experimental_get_compiler_ir(*arguments)
+        by_handle = {id(variable.handle): variable for variable in compiled.variables}
+        variables = {}
+        for handle in compiled.captured_inputs:
+            variable = by_handle[id(handle)]
+            variables[variable.name.removesuffix(":0")] = variable
+        if len(variables) != len(compiled.captured_inputs):
+            raise RuntimeError(f"Variables share names, received {compiled.variables}.")
+        names = ("images", "order", "noise", "tracker_noise", "count")
+        given = {n: np.asarray(a) for n, a in zip(names, arguments, strict=True)}
+        values = {name: value for name, value in given.items() if value.size}
+        values |= {name: variable.numpy() for name, variable in variables.items()}
+        np.savez_compressed(folder / "arguments.npz", **values)
+
+        losses, norms = take_steps(*arguments)
+        results = {"losses": losses.numpy()}
+        results |= {f"gradient_norm/{part}": norms[part].numpy() for part in sorted(norms)}
+        parameters = list(values)
+        aliases = re.search("input_output_alias={(.*?) }", program(stage="hlo"))[1]
+        for result, parameter in re.findall(r"{(\d+)}: \((\d+),", aliases):
+            if int(result) != len(results):
+                raise RuntimeError(f"Expected result {len(results)} in {aliases}.")
+            name = parameters[int(parameter)]
+            results[name] = variables[name].numpy()
+        np.savez_compressed(folder / "expected.npz", **results)
+        (folder / "program.hlo").write_bytes(program(stage="hlo_serialized"))
+        description = {
+            "steps": self.steps,
+            "parameters": parameters,
+            "results": list(results),
+            "shapes": {n: [str(v.dtype), *v.shape] for n, v in {**values, **results}.items()},
+            "versions": run_folder.versions(),
+        }
+        run_folder.write_json(folder / "program.json", description)
+
     def close(self):
         self.trainer.folder.close()
         self.folder.cleanup()
+
+
+def export(dataset, folder):
+    """Writes the three models' programs, and beside them the script that runs them."""
+    for name, settings in _MODELS.items():
+        bench = Bench(dataset, **settings)
+        bench.export(run_folder.make_folder(folder / name, "--export"))
+        bench.close()
+        print(f"Written to {folder / name}.", flush=True)
+    script = shutil.copy(pathlib.Path(__file__).with_name("run_exported.py"), folder)
+    print(f"python {script} {folder} runs them where numpy and JAX are.")
 
 
 def measure_steps(dataset, rounds):
@@ -542,6 +605,10 @@ def main():
             f"--parts takes any of {', '.join(PARTS)} and --rounds at least 2, received "
             f"{','.join(values.parts)} and {values.rounds}."
         )
+    if values.export:
+        folder = run_folder.make_folder(values.export, "--export")
+        cli.load_tensorflow()
+        return export(random_images(), folder)
     out = run_folder.make_folder(values.out, "--out")
     load = psutil.getloadavg()[0]
     if load > 0.5:
@@ -581,5 +648,6 @@ def main():
 if __name__ == "__main__":
     flags.DEFINE_list("parts", list(PARTS), "What to measure, with commas.")
     flags.DEFINE_integer("rounds", 15, "Rounds of measurements.")
+    flags.DEFINE_string("export", None, "Folder for programs to run elsewhere; measures nothing.")
     flags.DEFINE_string("out", "runs/benchmark", "Folder for the files.")
     cli.run(main)

@@ -83,10 +83,7 @@ class RunFolder:
                 "published": dataset.published,
                 "images": {s: len(getattr(dataset, s)) for s in ("train", "valid", "test")},
             },
-            "versions": {
-                "python": platform.python_version(),
-                **{name: importlib.metadata.version(name) for name in _LIBRARIES},
-            },
+            "versions": versions(),
         }
         if (self.path / "config.json").exists():
             check_data(self.path, dataset)
@@ -127,6 +124,12 @@ class RunFolder:
         lines = [",".join(rows[0])] if rows else []
         lines += [",".join(f"{value:.10g}" for value in row.values()) for row in rows]
         write_text(self.path / "metrics.csv", "\n".join(lines) + "\n")
+
+
+def versions():
+    """Versions of Python and of the libraries that a result depends on; a dict."""
+    libraries = {name: importlib.metadata.version(name) for name in _LIBRARIES}
+    return {"python": platform.python_version(), **libraries}
 
 
 def run_path(config):
