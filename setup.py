@@ -37,7 +37,7 @@ setup(
         "test": [
             "build>=1",
             "hypothesis>=6",
-            "jax>=0.6.2,<1",
+            "jax>=0.6.2,<0.11",
             "pytest>=8",
             "pytest-xdist>=3",
             "ray[default]>=2.40,<3",
