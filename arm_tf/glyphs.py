@@ -8,6 +8,7 @@ import collections
 import importlib.metadata
 import os
 import pathlib
+import string
 import tempfile
 import unicodedata
 
@@ -73,11 +74,41 @@ def load(cache_folder):
     return splits
 
 
-def render():
+def letters(copies=4):
+    """The Latin letters among the glyphs with their names, for classifiers.
+
+    Capitals and small letters of every font and style are one class. A fifth of the glyphs, all of
+    which look different, are for tests. Each comes in copies moved by up to two pixels each way.
+
+    Args:
+      copies: int, how many.
+
+    Returns:
+      ((x, y), (x, y)) for training and for tests: float32 grey levels [N, 784] in [0, 1], 1 is
+      ink, and int32 [N] from 0 for A to 25 for Z, in random order.
+    """
+    alphabet = {letter: i for i, letter in enumerate(string.ascii_lowercase)}
+    images, characters = render(lambda character: _letter(character) in alphabet)
+    rng = np.random.default_rng(_SEED)
+    indices = rng.permutation(list(_first_of_each_look(images).values()))
+    num_test, splits = len(indices) // 5, []
+    for part in (indices[num_test:], indices[:num_test]):
+        part = rng.permutation(np.repeat(part, copies))
+        shifts = rng.integers(-2, 3, (len(part), 2))
+        moved = [np.roll(images[i], shift, (0, 1)) for i, shift in zip(part, shifts, strict=True)]
+        x = np.reshape(moved, [-1, _SIDE**2]).astype(np.float32) / 255
+        splits.append((x, np.array([alphabet[_letter(characters[i])] for i in part], np.int32)))
+    return tuple(splits)
+
+
+def render(wanted=lambda character: True):
     """Images of every usable character in every font.
 
     A glyph is scaled to fit a box of 24 x 24 pixels, its aspect kept, and centred. Left out are
     characters outside `CATEGORIES` and images with a mean grey level outside `INK`.
+
+    Args:
+      wanted: function of a character, whether to draw it.
 
     Returns:
       (images, characters): uint8 [N, 28, 28], and a list of N one-character strings. An image
@@ -91,7 +122,7 @@ def render():
     for name in FONTS:
         font = ft2font.FT2Font(str(folder / f"{name}.ttf"))
         for character in map(chr, sorted(font.get_charmap())):
-            if unicodedata.category(character) not in CATEGORIES:
+            if unicodedata.category(character) not in CATEGORIES or not wanted(character):
                 continue
             image = _render_glyph(font, character)
             if INK[0] <= image.mean() / 255 <= INK[1]:
@@ -117,12 +148,11 @@ def split(images, characters):
     Raises:
       ValueError: there are too few distinct images.
     """
-    first = {}  # a look -> index of the first image that has it
+    first = _first_of_each_look(images)
     parents = {}
-    for index, (image, character) in enumerate(zip(images, characters, strict=True)):
-        look = np.packbits(image > 127).tobytes()
-        twin = characters[first.setdefault(look, index)]
-        letter = unicodedata.normalize("NFKC", character).casefold()
+    for image, character in zip(images, characters, strict=True):
+        twin = characters[first[_look(image)]]
+        letter = _letter(character)
         parents[_root(parents, character)] = _root(parents, twin)
         parents[_root(parents, character)] = _root(parents, letter)
 
@@ -144,6 +174,23 @@ def split(images, characters):
             )
         splits[name] = rng.permutation(indices)[: SIZES[name]]
     return splits["train"], splits["valid"], splits["test"]
+
+
+def _look(image):
+    return np.packbits(image > 127).tobytes()
+
+
+def _first_of_each_look(images):
+    """Dict from each look to the index of the first image that has it."""
+    first = {}
+    for index, image in enumerate(images):
+        first.setdefault(_look(image), index)
+    return first
+
+
+def _letter(character):
+    """What a character is whatever its case or style."""
+    return unicodedata.normalize("NFKC", character).casefold()
 
 
 def _root(parents, item):

@@ -59,6 +59,11 @@ def glyph_cache(tmp_path_factory, rendered):
     return folder
 
 
+@pytest.fixture(scope="session")
+def letters():
+    return glyphs.letters()
+
+
 def fake_grey(count):
     images = np.zeros((count, 784), np.uint8)
     n = np.arange(count)
@@ -949,6 +954,28 @@ def test_rendering_is_deterministic(rendered, monkeypatch):
     images, characters = glyphs.render()
     np.testing.assert_array_equal(images, rendered[0][-len(images) :])
     assert characters == rendered[1][-len(images) :]
+
+
+def test_letters(letters):
+    (_, y), (_, y_test) = letters
+    for images, classes in letters:
+        assert images.shape == (len(classes), 784) and images.dtype == np.float32
+        assert images.min() == 0 and 0.9 < images.max() <= 1
+        assert classes.dtype == np.int32 and set(classes) == set(range(26))
+    assert len(y_test) // 4 == (len(y) + len(y_test)) // 4 // 5
+    for arrays, others in zip(letters, glyphs.letters(), strict=True):
+        for array, other in zip(arrays, others, strict=True):
+            np.testing.assert_array_equal(array, other)
+
+
+def test_no_letter_for_tests_is_one_for_training_moved(letters):
+    def shapes(images):
+        for image in images.reshape(-1, 28, 28) > 0.5:
+            rows, columns = (np.flatnonzero(image.any(axis=axis)) for axis in (1, 0))
+            yield image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
+    train, test = ({(s.shape, s.tobytes()) for s in shapes(x)} for x, _ in letters)
+    assert train and test and not train & test
 
 
 def test_too_few_glyphs(rendered):
