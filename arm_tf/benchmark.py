@@ -8,10 +8,12 @@ compared runs interleaved, round by round; figures are medians, with the quartil
 benchmark.json, and benchmark.png for the first and the next to last of these.
 
 With `--export=FOLDER` it writes the models' programs, for a machine without TensorFlow, instead.
+With `--history=FILE` steps are held against ratios that `--record` has added to the file.
 """
 
 import concurrent.futures
 import contextlib
+import csv
 import dataclasses
 import os
 import pathlib
@@ -27,6 +29,7 @@ import numpy as np
 import psutil
 from absl import flags
 
+import arm_tf
 from arm_tf import cli, cluster, config, data, estimators, paper, run_folder, trials
 
 PARTS = ("steps", "fit", "evaluation", "process", "trials", "sweep", "cost")
@@ -49,6 +52,8 @@ _COMPARED = {
     if name == "mnist_threshold-conditional" or not name.startswith("mnist_threshold")
 }
 _COMPARED_SEEDS, _CORES = 5, (2, 64, 1000)
+_RECORDED = ("version", "tensorflow", "cores", "model", "time_over_products", "speed_over_plain")
+_TOLERATED = 1.3  # times the recorded ratio of a step's time to that of its products
 
 
 def random_images():
@@ -592,6 +597,47 @@ def measure_cost(dataset, rounds):
     return result
 
 
+def compare_with_history(results, path, record):
+    """Holds the steps' ratios against the last ones recorded on as many cores, or adds them.
+
+    Rates say as much of the machine as of the program; ratios of one interleaved run bear
+    comparison.
+
+    Args:
+      results: dict with "cores", "tensorflow" and "steps", what `main` writes.
+      path: of a CSV file, a line for each record and model.
+      record: bool, whether to add these ratios to it in place of the comparison.
+
+    Raises:
+      RunError: a step takes more than 1.3 times as many of its products as it did.
+    """
+    path, rows = pathlib.Path(path), []
+    if path.exists():
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    slower = []
+    for model, measured in results["steps"].items():
+        now = measured["time_over_products"]["median"]
+        before = [
+            row for row in rows if (row["model"], row["cores"]) == (model, str(results["cores"]))
+        ]
+        if before and now > _TOLERATED * float(before[-1]["time_over_products"]):
+            last = before[-1]
+            slower.append(
+                f"{model} takes {now:.2f} times its products, {last['time_over_products']} in "
+                f"version {last['version']}"
+            )
+        ratios = (f"{now:.2f}", f"{measured['speed_over_plain']['median']:.2f}")
+        values = (arm_tf.__version__, results["tensorflow"], results["cores"], model, *ratios)
+        rows.append(dict(zip(_RECORDED, values, strict=True)))
+    if record:
+        lines = [",".join(_RECORDED), *(",".join(map(str, row.values())) for row in rows)]
+        run_folder.write_text(path, "\n".join(lines) + "\n")
+        print(f"Recorded in {path}.")
+    elif slower:
+        raise run_folder.RunError(f"A step has become slower: {'; '.join(slower)}.")
+
+
 def _text(values, digits=2):
     low, high = (f"{values[key]:.{digits}f}" for key in ("low", "high"))
     return f"{values['median']:.{digits}f} ({low}–{high})"
@@ -640,6 +686,8 @@ def main():
             results[part] = measurements[part]()
             run_folder.write_json(out / "benchmark.json", results)
     print(f"Written to {out / 'benchmark.json'}.")
+    if values.history and "steps" in results:
+        compare_with_history(results, values.history, values.record)
     if {"steps", "sweep"} & set(results):
         plots.benchmark(results).savefig(out / "benchmark.png")
         print(f"Drawn in {out / 'benchmark.png'}.")
@@ -650,4 +698,6 @@ if __name__ == "__main__":
     flags.DEFINE_integer("rounds", 15, "Rounds of measurements.")
     flags.DEFINE_string("export", None, "Folder for programs to run elsewhere; measures nothing.")
     flags.DEFINE_string("out", "runs/benchmark", "Folder for the files.")
+    flags.DEFINE_string("history", None, "CSV file of ratios, which steps are compared with.")
+    flags.DEFINE_bool("record", False, "Add the ratios to --history in place of comparing.")
     cli.run(main)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from arm_tf import benchmark, data, models, plain_reference
+from arm_tf import benchmark, data, models, plain_reference, run_folder
 
 RNG = np.random.default_rng(0)
 
@@ -80,3 +80,19 @@ def test_unknown_parts_are_one_line():
     assert process.returncode == 2
     (line,) = process.stderr.splitlines()
     assert line.startswith("Error: --parts takes any of steps, fit, evaluation")
+
+
+def test_history_notices_a_slower_step(tmp_path):
+    def results(ratio, cores=2):
+        spread = {"median": ratio, "low": ratio, "high": ratio}
+        measured = {"time_over_products": spread, "speed_over_plain": spread}
+        return {"cores": cores, "tensorflow": "2.21.0", "steps": {"linear": measured}}
+
+    history = tmp_path / "history.csv"
+    benchmark.compare_with_history(results(9.0), history, record=False)  # none to compare with
+    for ratio, cores in ((5.0, 2), (2.0, 2), (9.0, 4)):
+        benchmark.compare_with_history(results(ratio, cores), history, record=True)
+    assert len(history.read_text(encoding="utf-8").splitlines()) == 4
+    benchmark.compare_with_history(results(2.5), history, record=False)
+    with pytest.raises(run_folder.RunError, match="linear takes 2.70 times its products, 2.00 in"):
+        benchmark.compare_with_history(results(2.7), history, record=False)
