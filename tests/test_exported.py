@@ -18,6 +18,7 @@ from arm_tf import benchmark, data
 SCRIPT = pathlib.Path(benchmark.__file__).with_name("run_exported.py")
 IMAGES = (100, 784)
 TO_THE_HOST = {"infeed", "outfeed", "send", "recv", "send-done", "recv-done", "custom-call"}
+needs_jax = pytest.mark.skipif(not importlib.util.find_spec("jax"), reason="JAX is not installed")
 UNTOUCHED = {"parameter", "get-tuple-element", "reshape", "bitcast"}  # of the images
 
 
@@ -59,13 +60,15 @@ def exported(bench, tmp_path_factory):
     return folder
 
 
-def run(folder, elsewhere):
-    """Runs the script where there is no TensorFlow."""
+def run(elsewhere, *arguments):
+    """Runs Python where there are the script, JAX and no TensorFlow."""
     (elsewhere / "tensorflow.py").write_text("raise ImportError('there is no TensorFlow here')")
+    shutil.copy(SCRIPT, elsewhere)
     return subprocess.run(
-        [sys.executable, shutil.copy(SCRIPT, elsewhere), str(folder), "2"],
+        [sys.executable, *map(str, arguments)],
         capture_output=True,
         text=True,
+        cwd=elsewhere,
         env={**os.environ, "PYTHONPATH": str(elsewhere), "JAX_PLATFORMS": "cpu"},
     )
 
@@ -131,15 +134,15 @@ def test_export_takes_the_steps_that_it_writes(bench, exported):
         assert (expected[name] != arguments[name]).any(), name
 
 
-@pytest.mark.skipif(not importlib.util.find_spec("jax"), reason="JAX is not installed")
+@needs_jax
 def test_another_xla_runs_the_export_to_the_same_results(exported, tmp_path):
-    process = run(exported, tmp_path)
+    process = run(tmp_path, "run_exported.py", exported, 2)
     assert process.returncode == 0, process.stdout + process.stderr
     assert re.search(r"small: compiled in .* s; agrees", process.stdout)
     assert re.search(r"small: \d+ \(\d+–\d+\) steps a second", process.stdout)
 
 
-@pytest.mark.skipif(not importlib.util.find_spec("jax"), reason="JAX is not installed")
+@needs_jax
 @pytest.mark.parametrize("bench", ["linear"], indirect=True)
 def test_results_in_another_order_differ(exported, tmp_path):
     shutil.copytree(exported, tmp_path / "swapped")
@@ -150,5 +153,20 @@ def test_results_in_another_order_differ(exported, tmp_path):
     second = results.index(results[first].replace("momentum", "velocity"))
     results[first], results[second] = results[second], results[first]
     file.write_text(json.dumps(described), encoding="utf-8")
-    process = run(tmp_path / "swapped", tmp_path)
+    process = run(tmp_path, "run_exported.py", tmp_path / "swapped", 2)
     assert process.returncode == 1 and "DIFFERS" in process.stdout, process.stderr
+
+
+@needs_jax
+def test_devices_that_take_stablehlo_alone_take_the_program(exported, tmp_path):
+    process = run(
+        tmp_path,
+        "-c",
+        "import pathlib, sys, run_exported as r\n"
+        "from jaxlib.mlir.dialects import stablehlo\n"
+        "program = r.stablehlo(pathlib.Path(sys.argv[1]).read_bytes())\n"
+        "version = stablehlo.get_minimum_version()\n"
+        "print(len(r._jax.mlir.serialize_portable_artifact(program, version)))",
+        exported / "small" / "program.hlo",
+    )
+    assert process.returncode == 0 and int(process.stdout) > 1000, process.stderr
