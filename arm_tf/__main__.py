@@ -7,13 +7,13 @@ from arm_tf import cli
 
 
 def commands():
-    """The first line of the docstring of each module that can be run, by the module's name."""
+    """The first line of the docstring of each program, which takes flags, by the module's name."""
     found = {}
     folder = pathlib.Path(__file__).parent
     for path in sorted(folder.rglob("*.py")):
         name = ".".join(path.relative_to(folder.parent).with_suffix("").parts)
         source = path.read_text(encoding="utf-8")
-        if '\nif __name__ == "__main__":' in source and path != pathlib.Path(__file__):
+        if "\n    cli.run(" in source and path != pathlib.Path(__file__):
             line = ast.get_docstring(ast.parse(source)).partition("\n")[0]
             found[name.removesuffix(".__main__")] = line
     return found
