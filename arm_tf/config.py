@@ -238,6 +238,12 @@ class Config:
             name += f"-{digest[:8]}"
         return name
 
+    def load_data(self):
+        """The data set, as `arm_tf.data.load` finds it."""
+        return data.load(
+            self.dataset, self.data_dir, self.valid_images, self.test_images, self.image_shape
+        )
+
     def settings(self):
         """The settings that determine what is computed; a dict."""
         return {name: v for name, v in dataclasses.asdict(self).items() if name not in _WHERE}

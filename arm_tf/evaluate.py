@@ -1,10 +1,11 @@
 """Bounds of a trained model: `python -m arm_tf.evaluate --run=runs/NAME --split=test`."""
 
+import dataclasses
 import pathlib
 
 from absl import flags
 
-from arm_tf import cli, config, data, run_folder
+from arm_tf import cli, config, run_folder
 
 
 def main():
@@ -21,13 +22,8 @@ def main():
         )
     folder = pathlib.Path(values.run)
     settings = run_folder.read_config(folder)
-    dataset = data.load(
-        settings.dataset,
-        values.data_dir or settings.data_dir,
-        settings.valid_images,
-        settings.test_images,
-        settings.image_shape,
-    )
+    data_dir = values.data_dir or settings.data_dir
+    dataset = dataclasses.replace(settings, data_dir=data_dir).load_data()
     run_folder.check_data(folder, dataset)
 
     cli.load_tensorflow()

@@ -89,7 +89,14 @@ class StochasticModel(keras.Model):
         Args:
           num_samples: int, how many; the mean is of what the model puts out, be it probabilities or
             logits.
+
+        Raises:
+          ValueError: num_samples is not an integer of at least 1.
         """
+        if type(num_samples) is not int or num_samples < 1:
+            raise ValueError(
+                f"num_samples must be an integer of at least 1, received {num_samples!r}."
+            )
         if num_samples != self._num_samples:
             self._num_samples = num_samples
             self.predict_function = None
@@ -137,11 +144,8 @@ class _Step:
 
     @property
     def is_sampling(self):
-        return isinstance(self.operation, layers.StochasticBinary) and "f" not in self.kwargs
-
-    @property
-    def kwargs(self):
-        return self.arguments.kwargs
+        is_stochastic = isinstance(self.operation, layers.StochasticBinary)
+        return is_stochastic and "f" not in self.arguments.kwargs
 
     def __call__(self, value):
         """The flat outputs, with value(slot) for every input."""
@@ -216,7 +220,7 @@ class _Path:
     """
 
     def __init__(self, model, inputs):
-        self.model, self.graph = model, _Graph(model.model)
+        self.graph = _Graph(model.model)
         symbols, outputs = model.model.inputs, model.model.outputs
         if isinstance(model.model, keras.Function):
             symbols, outputs = model.model.input, model.model.output
@@ -260,8 +264,8 @@ class _Path:
             merged = tf.reshape(b, tf.concat([[samples * size], tf.shape(logits)[1:]], axis=0))
             values, penalties = self._continue(site, merged, samples, later, sample)
             outputs = [values(slot) for slot in self.graph.outputs]
-            loss = tf.reshape(datum_loss(outputs, samples, penalties), [samples, size])
-            return tf.ensure_shape(tf.cast(loss, u.dtype), b.shape[:-1])
+            loss = datum_loss(outputs, samples, penalties, u.dtype)
+            return tf.ensure_shape(tf.reshape(loss, [samples, size]), b.shape[:-1])
 
         run = lambda f, logits, u: estimator.run(layers.connected(f), logits, u)
         estimate = layers.at_any_precision(run, f, flat, u)
@@ -330,15 +334,16 @@ class _DatumLoss:
     masks and on weights, but not on the values; on the path it is found from values of one.
 
     Attributes:
+      size: int, the data.
       divisor: float, the data over all replicas; what is returned are averages' addends times it.
     """
 
     def __init__(self, model, y, y_pred, sample_weight):
         compiled = model._compile_loss
         self.sample_weight = sample_weight
-        size = tf.shape(_leaf(y_pred))[0]
+        self.size = tf.shape(_leaf(y_pred))[0]
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        self.divisor = tf.cast(size * replicas, keras.config.floatx())
+        self.divisor = tf.cast(self.size * replicas, keras.config.floatx())
         self.losses = []
         if compiled is None:
             return
@@ -373,25 +378,26 @@ class _DatumLoss:
         nested = keras.tree.is_nested(self.sample_weight)
         return _at(path, self.sample_weight) if nested else self.sample_weight
 
-    def __call__(self, outputs, samples, penalties):
-        """Addends of the data times the divisor, float [samples * batch].
+    def __call__(self, outputs, samples, penalties, dtype):
+        """Addends of the data times the divisor, `dtype` [samples * batch].
 
         Args:
           outputs: of the model, flat, [samples * batch, ...].
           samples: int.
           penalties: of activities, [samples * batch] each.
+          dtype: float.
         """
-        total = tf.add_n(penalties) if penalties else 0.0
-        if self.losses:
-            y_pred = self._structured(outputs)
+        addends = [tf.zeros([samples * self.size], dtype)]
+        addends += [tf.cast(penalty, dtype) for penalty in penalties]
+        y_pred = self._structured(outputs) if self.losses else None
         for path, loss, scale in self.losses:
             y_t, y_p = _repeat(_at(path, self.y), samples), _at(path, y_pred)
             weights = self._weights(path)
             weights = None if weights is None else _repeat(weights, samples)
             values = _Fixed(_values(loss, y_t, y_p), loss.dtype, None)(y_t, y_p, weights)
             values = tf.reduce_sum(tf.reshape(values, [tf.shape(values)[0], -1]), axis=1)
-            total += tf.cast(scale * values, total.dtype if tf.is_tensor(total) else values.dtype)
-        return total
+            addends.append(tf.cast(scale * values, dtype))
+        return tf.add_n(addends)
 
 
 class _Fixed(keras.losses.Loss):

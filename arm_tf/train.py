@@ -85,13 +85,7 @@ def _train(config, dataset, folder, workers, wait_for_workers):
     is_finished = read_result(path) is not None
     if dataset is None and (not is_finished or data.is_file(config.dataset)):
         try:
-            dataset = data.load(
-                config.dataset,
-                config.data_dir,
-                config.valid_images,
-                config.test_images,
-                config.image_shape,
-            )
+            dataset = config.load_data()
         except data.DataError:
             if folder:
                 folder.discard_if_new()

@@ -10,7 +10,7 @@ import pathlib
 
 from absl import flags
 
-from arm_tf import cli, data, estimators, run_folder
+from arm_tf import cli, estimators, run_folder
 from arm_tf.config import ConfigError
 
 _COLUMNS = ("variance", "variance_stderr", "bias", "bias_noise")
@@ -65,13 +65,7 @@ def main():
                 f"--estimators: {name!r} has the gradient of another objective, {row.objective}."
             )
         num_samples[name] = samples_within(name, values.evaluations, config.units)
-    dataset = data.load(
-        config.dataset,
-        config.data_dir,
-        config.valid_images,
-        config.test_images,
-        config.image_shape,
-    )
+    dataset = config.load_data()
     run_folder.make_folder(out, "--out")
 
     cli.load_tensorflow()

@@ -342,7 +342,7 @@ def test_what_the_data_add_makes_up_the_loss(case):
     total = model.compute_loss(INPUTS[net], TARGETS[net], y_pred, weights, training=False)
     datum_loss = stochastic_model._DatumLoss(model, TARGETS[net], y_pred, weights)
     outputs = [stochastic_model._repeat(o, 2) for o in keras.tree.flatten(y_pred)]
-    addends = datum_loss(outputs, 2, []) / tf.cast(datum_loss.divisor, tf.float32)
+    addends = datum_loss(outputs, 2, [], tf.float32) / tf.cast(datum_loss.divisor, tf.float32)
     assert addends.shape == (2 * BATCH,)
     np.testing.assert_allclose(addends[:BATCH], addends[BATCH:], rtol=1e-6)
     np.testing.assert_allclose(tf.reduce_sum(addends[:BATCH]), total, rtol=1e-5)
@@ -603,3 +603,21 @@ def test_expectations_inside_are_left_as_they_are():
     model = StochasticModel(keras.Model(x, value))
     assert model(INPUTS[simple], training=True).shape == (BATCH,)
     fit_simple(model, y=np.zeros(BATCH))
+
+
+def test_number_of_samples_is_checked():
+    model = StochasticModel(simple())
+    for wrong in (0, -1, 2.5):
+        with pytest.raises(ValueError, match=f"at least 1, received {wrong}"):
+            model.predict(INPUTS[simple], num_samples=wrong)
+
+
+def test_a_model_whose_only_loss_comes_before_its_samples():
+    """No compiled loss: the samples are worth nothing, and the penalty still trains."""
+    first = keras.layers.Dense(4, activity_regularizer="l2")
+    inner = keras.Sequential([keras.Input((3,)), first, binary(), keras.layers.Dense(2)])
+    model = StochasticModel(inner)
+    model.compile("sgd")
+    before = first.kernel.numpy()
+    model.fit(INPUTS[simple], verbose=0)
+    assert (np.abs(first.kernel.numpy()) < np.abs(before)).any()
