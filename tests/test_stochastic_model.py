@@ -344,7 +344,7 @@ def test_what_the_data_add_makes_up_the_loss(case):
     outputs = [stochastic_model._repeat(o, 2) for o in keras.tree.flatten(y_pred)]
     addends = datum_loss(outputs, 2, [], tf.float32) / tf.cast(datum_loss.divisor, tf.float32)
     assert addends.shape == (2 * BATCH,)
-    np.testing.assert_allclose(addends[:BATCH], addends[BATCH:], rtol=1e-6)
+    np.testing.assert_allclose(addends[:BATCH], addends[BATCH:], rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(tf.reduce_sum(addends[:BATCH]), total, rtol=1e-5)
     assert np.ptp(addends) > 0
 
@@ -381,7 +381,7 @@ def test_activity_regularisers_are_part_of_what_is_estimated():
     with tf.GradientTape() as tape:
         expected = 0.7 * tf.reduce_sum(tf.sigmoid(x @ weights[0] + weights[1])) / 5
     for g, e in zip(got, tape.gradient(expected, weights), strict=True):
-        np.testing.assert_allclose(g, e, rtol=1e-5)
+        np.testing.assert_allclose(g, e, rtol=0, atol=1e-6)  # of addends near 0.1
 
 
 def test_models_inside_are_taken_apart():
@@ -481,7 +481,7 @@ def test_units_on_a_grid_are_one_vector(monkeypatch):
                 y=np.ones((BATCH, 1)), y_pred=model(INPUTS[simple], training=True), training=True
             )
         grads.append(tape.gradient(loss, to_units.kernel.value))
-    np.testing.assert_allclose(*grads, rtol=1e-6)
+    np.testing.assert_allclose(*grads, rtol=1e-6, atol=1e-6)
 
 
 @keras.saving.register_keras_serializable(package="arm_tf_tests")
