@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from small_runs import (
     assert_same_run,
     configure,
     figures,
+    metrics,
     run,
     run_stopped_at,
     small_dataset,
@@ -110,6 +112,27 @@ def test_stopping_and_resuming_changes_nothing(stop_at, finished, dataset, tmp_p
     config = configure(tmp_path, steps_per_loop=1)
     assert run_stopped_at(stop_at, config, dataset, monkeypatch).result is None
     assert_same_run(finished, run(config, dataset))
+
+
+def test_run_begun_by_an_earlier_version_goes_on(dataset, tmp_path):
+    """`earlier_run` stopped at step 22 of 33; it ends as the run that this version takes whole.
+
+    Equal to rounding: the two may come from processors that add in another order.
+    """
+    folder = tmp_path / "earlier"
+    shutil.copytree(pathlib.Path(__file__).parent / "earlier_run", folder)
+    settings = json.loads((folder / "config.json").read_text())["config"]
+    config = Config.from_dict({**settings, "logdir": str(tmp_path)})
+    resumed = run(config, dataset)
+    whole = run(dataclasses.replace(config, name="whole"), dataset)
+    assert [row["step"] for row in metrics(resumed)] == [11, 22, 33]
+    for key, value in figures(whole).items():
+        assert figures(resumed)[key] == (
+            pytest.approx(value, 1e-5) if isinstance(value, float) else value
+        ), key
+    others = weights(whole)
+    for name, value in weights(resumed).items():
+        np.testing.assert_allclose(value, others[name], rtol=1e-3, atol=1e-4, err_msg=name)
 
 
 def test_stop_during_the_final_test_keeps_the_last_weights(
