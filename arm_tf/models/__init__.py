@@ -6,7 +6,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from arm_tf import bernoulli, estimators, layers, objectives
+from arm_tf import bernoulli, chain, estimators, objectives
+from arm_tf.expectation import GradientEstimator
 
 _SCALINGS = {"none": (1.0, 0.0), "symmetric": (2.0, -1.0)}  # scale and offset
 _COMPLETIONS = 3
@@ -91,9 +92,9 @@ class BinaryNetwork(keras.Model):
         }
 
     def gradient_estimators(self, estimator="arm", num_samples=None, **options):
-        """An `arm_tf.layers.GradientEstimator` for each stochastic layer; a list."""
+        """An `arm_tf.expectation.GradientEstimator` for each stochastic layer; a list."""
         return [
-            layers.GradientEstimator(estimator, self.units, num_samples, self.dtype, **options)
+            GradientEstimator(estimator, self.units, num_samples, self.dtype, **options)
             for _ in range(self.num_layers)
         ]
 
@@ -106,7 +107,7 @@ class BinaryNetwork(keras.Model):
         paths = gradient_estimators[0].paths
         further = paths * self.num_layers * _is_independent(decoder_samples)
         dreams = paths * self._dream_rows * gradient_estimators[0].row.dreams
-        return layers.path_noise_rows(gradient_estimators), further, dreams
+        return chain.path_noise_rows(gradient_estimators), further, dreams
 
     def evaluations(self, gradient_estimators, decoder_samples="independent"):
         """Evaluations of f = log w that `losses` makes for one datum; int."""
@@ -127,7 +128,7 @@ class BinaryNetwork(keras.Model):
         Args:
           x: float [..., pixels], zeros and ones.
           u: float [noise_rows(...), ..., units], uniform noise.
-          gradient_estimators: T instances of `arm_tf.layers.GradientEstimator`.
+          gradient_estimators: T instances of `arm_tf.expectation.GradientEstimator`.
           decoder_samples: where the gradient of decoder and prior comes from: "independent",
             one further sample of b_{1:T}, as the paper's authors do (K of them for a
             multi-sample bound), or "antithetic", the average over the samples that the
@@ -158,7 +159,7 @@ class BinaryNetwork(keras.Model):
             surrogate = tf.stop_gradient(f_mean) + (log_q - tf.stop_gradient(log_q))
             estimator_loss = tf.zeros([], x.dtype)
         else:
-            surrogate, f_mean, estimator_loss = layers.path_expectation(
+            surrogate, f_mean, estimator_loss = chain.path_expectation(
                 f, maps, self.visible(x), u, gradient_estimators
             )
         if _is_independent(decoder_samples):
@@ -166,8 +167,8 @@ class BinaryNetwork(keras.Model):
         return -surrogate, -f_mean, estimator_loss
 
     def sample(self, x, noise):
-        """Paths b_{1:T} for `x` and their logits, as `arm_tf.layers.sample_path`."""
-        return layers.sample_path(self.encoder_maps, self.visible(x), noise)
+        """Paths b_{1:T} for `x` and their logits, as `arm_tf.chain.sample_path`."""
+        return chain.sample_path(self.encoder_maps, self.visible(x), noise)
 
     def log_weights(self, x, u):
         """log w of S independent paths.
