@@ -460,9 +460,7 @@ def _refuse_other_losses(operation):
 
 
 def _holds_stochastic_layers(operation):
-    if isinstance(operation, StochasticBinary) or not isinstance(
-        operation, keras.layers.Layer
-    ):
+    if isinstance(operation, StochasticBinary) or not isinstance(operation, keras.layers.Layer):
         return False
     parts = operation._flatten_layers(include_self=False)
     return any(isinstance(part, StochasticBinary) for part in parts)
