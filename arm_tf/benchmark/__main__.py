@@ -178,12 +178,15 @@ class Bench:
     """A run in a folder that is thrown away, and the programs it consists of."""
 
     def __init__(self, dataset, /, **settings):
+        from arm_tf.training import steps
         from arm_tf.training.run import Run
 
         self.folder = tempfile.TemporaryDirectory()
         self.config = config.Config(**{**settings, "logdir": self.folder.name, "name": "run"})
         folder = run_folder.RunFolder(self.config)
         folder.start(self.config, dataset)
+        self._precision = steps.precision(self.config)
+        self._precision.__enter__()  # until it is closed
         self.run = Run(self.config, dataset, folder)
         self.learner, self.steps = self.run.learner, self.config.steps_per_loop
         self.run.run_steps()  # compiles
@@ -270,6 +273,7 @@ class Bench:
         run_folder.write_json(folder / "program.json", description)
 
     def close(self):
+        self._precision.__exit__(None, None, None)
         self.run.folder.close()
         self.folder.cleanup()
 
@@ -670,7 +674,6 @@ def main():
     cli.load_tensorflow()
     import tensorflow as tf
 
-    tf.config.experimental.enable_tensor_float_32_execution(False)  # as runs do
     if values.export:
         return export(random_images(), out)
     if load > 0.5:
