@@ -9,7 +9,7 @@ import test_models
 
 import arm_tf
 from arm_tf import bernoulli, estimators, layers, models, objectives
-from arm_tf.config import Config
+from arm_tf.training.config import Config
 
 MULTISAMPLE = sorted(n for n, row in estimators.TABLE.items() if row.objective == "multisample")
 OF_FUNCTIONS = [name for name in MULTISAMPLE if not estimators.TABLE[name].rule]
