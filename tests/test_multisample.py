@@ -172,7 +172,13 @@ def test_weights_of_very_different_size_keep_their_precision(name):
     (value, grad), (exact_value, exact_grad) = results
     rounding = np.finfo("float32").eps * 1000
     np.testing.assert_allclose(value, exact_value, rtol=0, atol=rounding)
-    np.testing.assert_allclose(grad, exact_grad, rtol=1e-6, atol=1e-6)
+    atol = np.full([100, 1], 1e-6)
+    if name == "disarm_local":  # whose addends are in the thousands where b_anti has the other b_1
+        probs = 1 / (1 + np.exp(-logits[:, 0]))
+        large = ((u[..., 0] < probs) != (u[..., 0] > 1 - probs)).sum(axis=0)
+        assert 0 < (large > 0).sum() < 100
+        atol += rounding * large[:, np.newaxis]
+    assert (np.abs(grad.numpy() - exact_grad.numpy()) <= atol + 1e-6 * np.abs(exact_grad)).all()
 
 
 @pytest.mark.parametrize("name", OF_FUNCTIONS)

@@ -13,8 +13,9 @@ from proofs import f_of
 from proofs.relaxation import latent_grid, quadrature, sigmoid, straight_slopes
 
 import arm_tf
-from arm_tf import bernoulli, estimators, layers
+from arm_tf import bernoulli, estimators
 from arm_tf.estimators import relaxation
+from arm_tf.expectation import GradientEstimator
 
 FAMILY = sorted(n for n, row in estimators.TABLE.items() if row.family == "relaxation")
 UNBIASED = [name for name in FAMILY if not estimators.TABLE[name].biased]
@@ -284,7 +285,7 @@ def test_learned_parameters_descend_on_the_squared_gradient(name):
 @pytest.mark.parametrize("name, ratio", [("rebar", 0.85), ("relax", 0.7)])
 def test_learning_lowers_the_variance(name, ratio):
     logits = tf.constant(np.random.default_rng(0).normal(size=(100, 3)))
-    estimator = layers.GradientEstimator(name, 3, dtype="float64")
+    estimator = GradientEstimator(name, 3, dtype="float64")
     optimizer = keras.optimizers.Adam(0.02)
     f = lambda b, sample=None: f_of(b) + 5.0
 
@@ -319,7 +320,7 @@ def test_gradients_reach_only_what_they_should(name):
     rng = np.random.default_rng(0)
     weight = tf.Variable(1.3, dtype=tf.float64)
     logits = tf.constant(rng.normal(size=(5, 3)))
-    estimator = layers.GradientEstimator(name, 3, num_samples=2, dtype="float64")
+    estimator = GradientEstimator(name, 3, num_samples=2, dtype="float64")
     u = tf.constant(rng.uniform(size=(estimator.rows, 5, 3)))
     f = lambda b, sample=None: tf.exp(weight * tf.reduce_sum(b, -1) / 3)
     with tf.GradientTape(persistent=True) as tape:

@@ -69,7 +69,7 @@ def ram(f, logits, u):
     grad_logits = (1/K) sum_k p (1 - p) (2b_k - 1) [f(b_k) - f(b_k with unit i flipped)].
 
     Of a single layer this is `legrad`, which it calls. The two differ in a chain of layers
-    (`arm_tf.layers.path_expectation`), by the `width` of their rows: here it is K, so that a sample
+    (`arm_tf.chain.path_expectation`), by the `width` of their rows: here it is K, so that a sample
     and all its flips are continued with one draw of the later layers' noise, most of which cancels
     in the difference. An f that draws noise of its own draws as for `legrad`.
 
