@@ -2,7 +2,7 @@
 
 import matplotlib
 import numpy as np
-from matplotlib.colors import hsv_to_rgb, to_hex
+from matplotlib.colors import hsv_to_rgb, to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter
@@ -31,22 +31,28 @@ _PARTS = {"train": "training", "valid": "validation"}
 def estimator_style(name):
     """Colour and line style of an estimator of the table, the same in every figure.
 
-    The colour is its family's; the line, by its place in the family, begins with the patterns above
-    and goes on with a dash and ever more dots.
+    The colour is its family's, the line goes by its place in the family: five patterns, the same in
+    a shade, and both again with ever more long dashes between.
 
     Returns:
       Two values for the `color` and `linestyle` of matplotlib.
     """
     family = estimators.get(name).family
     families = list(dict.fromkeys(row.family for row in estimators.TABLE.values()))
-    place = [n for n, row in estimators.TABLE.items() if row.family == family].index(name)
-    number, further = families.index(family), place - len(_DASHES)
+    number = families.index(family)
     if number < len(_COLORS):
-        color = _COLORS[number]
+        color = to_rgb(_COLORS[number])
     else:
-        color = to_hex(hsv_to_rgb((number * _GOLDEN % 1, 0.8, 0.7)))
-    dots = (1, 1.5) * (further + 2)
-    return color, _DASHES[place] if further < 0 else (0, (5, 1.5, *dots))
+        color = hsv_to_rgb((number * _GOLDEN % 1, 0.8, 0.7))
+    place = [n for n, row in estimators.TABLE.items() if row.family == family].index(name)
+    rounds, pattern = divmod(place, len(_DASHES))
+    long_dashes, is_shade = divmod(rounds, 2)
+    if is_shade:
+        color = [0.5 * value if max(color) else 0.6 for value in color]  # of black, grey
+    dashes = _DASHES[pattern]
+    if long_dashes:
+        dashes = (0, (*(dashes[1] if pattern else (3, 1)), *(14, 3) * long_dashes))
+    return to_hex(color), dashes
 
 
 def grid(images, *others, image_shape=(28, 28)):

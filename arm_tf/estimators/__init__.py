@@ -293,7 +293,7 @@ def markdown():
     lines = ["| `--estimator` | what | evaluations of f | bias | source |", "|---|---|---|---|---|"]
     lines += [
         f"| `{name}` | {row.summary} | {row.cost} | {'yes' if row.biased else 'none'} | "
-        f"{row.source} |"
+        f"[{row.source}]({row.link}) |"
         for name, row in TABLE.items()
     ]
     return "\n".join(lines) + "\n"
