@@ -65,7 +65,7 @@ def main():
             raise ConfigError(
                 f"--estimators: {name!r} has the gradient of another objective, {row.objective}."
             )
-        num_samples[name] = samples_within(name, values.evaluations, config.units)
+        num_samples[row.name] = samples_within(name, values.evaluations, config.units)
     dataset = config.load_data()
     run_folder.make_folder(out, "--out")
 

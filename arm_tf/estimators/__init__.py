@@ -40,6 +40,7 @@ FAMILIES = (  # modules of this folder in the table's order; others come after t
     "control_variates",
     "relaxation",
     "multisample",
+    "straight_through",
 )
 
 
@@ -136,6 +137,8 @@ class Estimator:
       rule: whether it is no estimator but a rule to train the encoder of a generative model by,
         which the model carries out. Its function maps log q(b|x) of K pairs that the model dreamt,
         float [K, ...], to what the encoder ascends, [...].
+      aliases: a tuple of other names, of estimators that for binary units are this one; its
+        function's docstring says why.
     """
 
     name: str
@@ -161,6 +164,7 @@ class Estimator:
     objective: str = "elbo"
     joint: bool = False
     rule: bool = False
+    aliases: tuple = ()
 
     def __call__(self, f, logits, u, *parameters, **options):
         """Runs the estimator; arguments and results are described above."""
@@ -182,6 +186,7 @@ class Estimator:
 
 
 TABLE = {}
+ALIASES = {}  # other names, with those in the table
 OPTIONS = {}  # of all estimators, by name
 
 
@@ -208,6 +213,7 @@ def estimator(name, **row):
                     "give it another name, or the same default, help and limit."
                 )
         TABLE[name] = new
+        ALIASES.update(dict.fromkeys(new.aliases, name))
         return function
 
     return register
@@ -225,14 +231,15 @@ _register_all()
 
 
 def get(name):
-    """The table's row for `name`.
+    """The table's row for `name`, or for what it is an alias of.
 
     Raises:
       ValueError: there is no such estimator; the message lists those there are.
     """
-    if name not in TABLE:
+    row = TABLE.get(name) or TABLE.get(ALIASES.get(name))
+    if row is None:
         raise ValueError(f"Unknown estimator {name!r}; known are {', '.join(sorted(TABLE))}.")
-    return TABLE[name]
+    return row
 
 
 def check(name, num_samples, units=None, options=()):
@@ -283,6 +290,7 @@ def describe():
     lines = [
         f"{name:20}{row.cost + ' evaluations':26}"
         f"{'biased' if row.biased else 'unbiased':10}{row.summary} ({row.source})"
+        f"{'; also ' * bool(row.aliases)}{', '.join(row.aliases)}"
         for name, row in sorted(TABLE.items())
     ]
     return "\n".join(lines)
@@ -291,9 +299,10 @@ def describe():
 def markdown():
     """The table in Markdown, as README.md shows it."""
     lines = ["| `--estimator` | what | evaluations of f | bias | source |", "|---|---|---|---|---|"]
+    names = lambda row: ", ".join(f"`{name}`" for name in (row.name, *row.aliases))
     lines += [
-        f"| `{name}` | {row.summary} | {row.cost} | {'yes' if row.biased else 'none'} | "
+        f"| {names(row)} | {row.summary} | {row.cost} | {'yes' if row.biased else 'none'} | "
         f"[{row.source}]({row.link}) |"
-        for name, row in TABLE.items()
+        for row in TABLE.values()
     ]
     return "\n".join(lines) + "\n"

@@ -53,6 +53,7 @@ def arm(f, logits, u):
     evaluations=lambda k, v: 2 * k,
     cost="2K",
     width=lambda k, v: 2 * k,
+    aliases=("u2g",),
 )
 def disarm(f, logits, u):
     """ARM with the noise integrated out given the pair (Dong, Mnih & Tucker 2020, eq. 8).

@@ -17,7 +17,7 @@ from arm_tf.estimators.score_function import updated_averages
 
 tf, bernoulli = lazy("tensorflow"), lazy("arm_tf.bernoulli")
 
-_TEMPERATURE = Option(
+TEMPERATURE = Option(
     "temperature", 0.5, "Temperature of relaxations, where it is not learned.", low=1e-3
 )
 _HIDDEN = 137
@@ -40,7 +40,7 @@ def concrete_sample(logits, u, temperature=0.5):
     biased=True,
     derivative=True,
     relaxation=concrete_sample,
-    options=(_TEMPERATURE,),
+    options=(TEMPERATURE,),
 )
 def concrete(f, logits, u, temperature=0.5):
     """Derivative of f at relaxed samples (Maddison et al. 2017; Jang et al. 2017).
@@ -66,7 +66,7 @@ def concrete(f, logits, u, temperature=0.5):
 
 def st_sample(logits, u):
     """b with the derivative p (1 - p), and no next parameters."""
-    return _sloping_sample(logits, u, _st_slope), {}
+    return sloping_sample(logits, u, _st_slope), {}
 
 
 @estimator(
@@ -91,17 +91,17 @@ def st(f, logits, u):
     Raises:
       ValueError: f is not differentiable in b.
     """
-    return _straight_through("st", f, logits, u, _st_slope)
+    return straight_through("st", f, logits, u, _st_slope)
 
 
 def _st_slope(logits, u, b):
-    return _sigmoid_slope(logits)
+    return sigmoid_slope(logits)
 
 
 def st_annealed_sample(logits, u, parameters):
     """b with the derivative slope p (1 - p), and the next slope."""
     slope, new_parameters = _annealed(parameters)
-    return _sloping_sample(logits, u, slope), new_parameters
+    return sloping_sample(logits, u, slope), new_parameters
 
 
 def st_annealed_parameters(units):
@@ -134,20 +134,20 @@ def st_annealed(f, logits, u, parameters):
       ValueError: f is not differentiable in b.
     """
     slope, new_parameters = _annealed(parameters)
-    estimate = _straight_through("st_annealed", f, logits, u, slope)
+    estimate = straight_through("st_annealed", f, logits, u, slope)
     return estimate._replace(new_parameters=new_parameters)
 
 
 def _annealed(parameters):
     """The derivative of a sample at the present slope, and the next slope."""
     slope = parameters["slope"]
-    derivative = lambda logits, u, b: slope * _sigmoid_slope(slope * logits)
+    derivative = lambda logits, u, b: slope * sigmoid_slope(slope * logits)
     return derivative, {"slope": tf.minimum(slope + 0.04 / 1000, 5.0)}
 
 
 def st_gumbel_sample(logits, u, temperature=0.5):
     """b with the derivative x (1 - x) / temperature, and no next parameters."""
-    return _sloping_sample(logits, u, _gumbel_slope(temperature)), {}
+    return sloping_sample(logits, u, _gumbel_slope(temperature)), {}
 
 
 @estimator(
@@ -162,7 +162,7 @@ def st_gumbel_sample(logits, u, temperature=0.5):
     biased=True,
     derivative=True,
     relaxation=st_gumbel_sample,
-    options=(_TEMPERATURE,),
+    options=(TEMPERATURE,),
 )
 def st_gumbel(f, logits, u, temperature=0.5):
     """Straight-through Gumbel-softmax (Jang et al. 2017) for binary units.
@@ -177,7 +177,7 @@ def st_gumbel(f, logits, u, temperature=0.5):
     Raises:
       ValueError: f is not differentiable in b.
     """
-    return _straight_through("st_gumbel", f, logits, u, _gumbel_slope(temperature))
+    return straight_through("st_gumbel", f, logits, u, _gumbel_slope(temperature))
 
 
 def _gumbel_slope(temperature):
@@ -192,7 +192,7 @@ def _gumbel_slope(temperature):
 
 def darn_sample(logits, u):
     """b with the derivative (b - 1/2) (b - p), and no next parameters."""
-    return _sloping_sample(logits, u, _darn_slope), {}
+    return sloping_sample(logits, u, _darn_slope), {}
 
 
 @estimator(
@@ -204,6 +204,7 @@ def darn_sample(logits, u):
     biased=True,
     derivative=True,
     relaxation=darn_sample,
+    aliases=("zgr",),
 )
 def darn(f, logits, u):
     """The 1/2 estimator of deep autoregressive networks (Gregor et al. 2014).
@@ -214,13 +215,14 @@ def darn(f, logits, u):
 
     Exact in expectation if f is quadratic in each unit and there is no later layer, otherwise
     biased. Later layers are sampled, with (b - 1/2) (b - sigmoid(logits)) for the derivative of a
-    sample in its logits. K evaluations and derivatives of f. Arguments and results as in
-    `arm_tf.estimators`.
+    sample in its logits. For bits it is also `reinmax` at temperature 1, and the limit of
+    `st_gumbel_rao` as the temperature falls, known as ZGR. K evaluations and derivatives of f.
+    Arguments and results as in `arm_tf.estimators`.
 
     Raises:
       ValueError: f is not differentiable in b.
     """
-    return _straight_through("darn", f, logits, u, _darn_slope)
+    return straight_through("darn", f, logits, u, _darn_slope)
 
 
 def _darn_slope(logits, u, b):
@@ -378,16 +380,16 @@ def relax(f, logits, u, parameters):
     return _with_control(control, f, logits, u, parameters)
 
 
-def _straight_through(name, f, logits, u, slope):
+def straight_through(name, f, logits, u, slope):
     """Estimate where sampling is said to have the derivative slope(logits, u, b), in all layers."""
-    sample = functools.partial(_sloping_sample, slope=slope)
+    sample = functools.partial(sloping_sample, slope=slope)
     b = bernoulli.sample(logits, u)
     f_b, slopes = differentiate(name, functools.partial(f, sample=sample), b)
     grad_logits = tf.reduce_mean(slopes * slope(logits, u, b), axis=0)
     return Estimate(tf.reduce_mean(f_b, axis=0), grad_logits)
 
 
-def _sloping_sample(logits, u, slope):
+def sloping_sample(logits, u, slope):
     """b = 1[u < sigmoid(logits)] with slope(logits, u, b) for its derivative in the logits."""
     b = bernoulli.sample(logits, u)
     line = tf.stop_gradient(slope(logits, u, b)) * logits
@@ -399,7 +401,7 @@ def _with_control(control, f, logits, u, parameters):
     u, v = tf.split(u, 2)
     b = bernoulli.sample(logits, u)
     f_b = f(b)
-    y, y_slopes = _latent_given_sample(logits, b, v)
+    y, y_slopes = latent_given_sample(logits, b, v)
     z = tf.concat([_latent(logits, u), y], axis=0)  # [2K, ..., V]
     with tf.GradientTape() as tape:
         tape.watch(parameters)
@@ -436,7 +438,7 @@ def _latent(logits, u):
     return logits - _logit(u)
 
 
-def _latent_given_sample(logits, b, v):
+def latent_given_sample(logits, b, v):
     """The latent z given b, from uniform noise v, and its derivative in the logits, b held fixed.
 
     It is z at the noise u = v p for b = 1 and u = p + v (1 - p) for b = 0, p = sigmoid(logits);
@@ -454,5 +456,5 @@ def _logit(u):
     return tf.math.log(u) - tf.math.log1p(-u)
 
 
-def _sigmoid_slope(logits):
+def sigmoid_slope(logits):
     return tf.sigmoid(logits) * tf.sigmoid(-logits)

@@ -70,7 +70,7 @@ def main():
     for name in ("step_size", "estimator_learning_rate"):
         if not 0 < values[name].value < math.inf:
             raise ConfigError(f"--{name} must be a positive number, received {values[name].value}.")
-    names = list(dict.fromkeys(values.estimators))
+    names = list(dict.fromkeys(estimators.ALIASES.get(n, n) for n in values.estimators))
     if not names:
         raise ConfigError("--estimators must name at least one estimator.")
     for name in names:
