@@ -84,3 +84,27 @@ def test_samples_within_a_budget_of_evaluations():
     chosen = {name: variance.samples_within(name, 4, 5) for name in
               ("arm", "reinforce", "loo", "legrad", "exact")}  # fmt: skip
     assert chosen == {"arm": 2, "reinforce": 4, "loo": 4, "legrad": 1, "exact": 1}
+
+
+def test_variances_at_a_frozen_model_are_in_the_published_order():
+    """At as many evaluations of f, by five standard errors, with noise that the seed determines.
+
+    RODEO beats Double CV at larger models only.
+    """
+    rng = np.random.default_rng(0)
+    model = models.BinaryVAE(pixels=20, units=8, seed=0)
+    for variable in model.variables:
+        variable.assign(0.7 * rng.normal(size=variable.shape))
+    x = rng.integers(0, 2, size=(10, 20)).astype("float32")
+    samples = dict(arm=2, disarm=2, arms=4, loo=4, double_cv=4, rodeo=4, st_gumbel=4,
+                   st_gumbel_rao=4, rebar=2, rebar_coupled=3)  # fmt: skip
+    config = Config(units=8, estimator_learning_rate=1e-2)
+    rows = moments.compare(config, model, x, samples, 300, 300)
+    row = {row["estimator"]: row for row in rows}
+    for worse, better in [("arm", "disarm"), ("disarm", "arms"), ("loo", "double_cv"),
+                          ("loo", "rodeo"), ("st_gumbel", "st_gumbel_rao"),
+                          ("rebar", "rebar_coupled")]:  # fmt: skip
+        a, b = row[worse], row[better]
+        assert a["evaluations"] == b["evaluations"]
+        error = np.hypot(a["variance_stderr_logits"], b["variance_stderr_logits"])
+        assert a["variance_logits"] - b["variance_logits"] > 5 * error, (worse, better)
