@@ -1,9 +1,7 @@
 """Training: a run from start or checkpoint to result, with a progress bar, and its stops."""
 
 import contextlib
-import signal
 import sys
-import threading
 
 import numpy as np
 import tensorflow as tf
@@ -13,35 +11,7 @@ from arm_tf import noise
 from arm_tf.training import bounds, checkpoints, run_folder, steps
 from arm_tf.training.run import Run
 from arm_tf.training.run_folder import RunError
-from arm_tf.training.workers import ALONE, STOP_SIGNALS
-
-
-class Stopped(Exception):
-    """The user or the system asked the run to stop."""
-
-
-class Stop:
-    """Notes SIGINT and SIGTERM while it is entered, for the run to stop where it is safe to."""
-
-    def __enter__(self):
-        self.requested = False
-        self._handlers = {}
-        if threading.current_thread() is threading.main_thread():
-            for number in STOP_SIGNALS:
-                self._handlers[number] = signal.signal(number, self._request)
-        return self
-
-    def __exit__(self, *_):
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-
-    def _request(self, number, frame):
-        self.requested = True
-
-    def check(self, *_):
-        """Raises Stopped once a stop was requested."""
-        if self.requested:
-            raise Stopped
+from arm_tf.training.workers import ALONE, Stop, Stopped
 
 
 def train(config, dataset, folder, cluster=ALONE):
