@@ -105,10 +105,10 @@ def summarise(cells):
     return sorted(rows, key=lambda row: (row["source"], row["mean"]))
 
 
-def markdown(rows):
-    """The rows of `summarise` as a Markdown table."""
+def markdown(rows, likelihood="log p"):
+    """The rows of `summarise` as a Markdown table, and in its head what the bounds are on."""
     lines = [
-        "| flag file | estimator | learning rate | validation | test −log p ≤ | trials |",
+        f"| flag file | estimator | learning rate | validation | test −{likelihood} ≤ | trials |",
         "|---|---|---|---|---|---|",
     ]
     for row in rows:
@@ -161,7 +161,7 @@ def main():
     steps = sum(job.result["steps"] for job in jobs if job.result)
     throughput = {"workers": slots, "steps": steps, "seconds": time.monotonic() - begun}
     rows = summarise(cells)
-    table = markdown(rows)
+    table = markdown(rows, " or −".join(sorted({cell.config.likelihood for cell in cells})))
     failed = [cell for cell in cells if not cell.result]
     record = {
         "chosen": rows,

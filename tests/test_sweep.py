@@ -81,6 +81,7 @@ def test_learning_rate_is_chosen_by_validation(tmp_path):
     assert arm["mean"] == 80.5 and arm["deviation"] == pytest.approx(0.5**0.5)
     assert loo["learning_rate"] == 1e-3 and len(loo["test_nll"]) == 2
     assert "| defaults | arm | 0.001 | 90.00 | 80.50 ± 0.71 | 2 |" in sweep.markdown([arm])
+    assert "| test −log p(x_l|x_u) ≤ |" in sweep.markdown([arm], "log p(x_l|x_u)")
 
 
 def start(logdir, *arguments):

@@ -63,10 +63,10 @@ def train(config, dataset, folder, cluster=ALONE):
             raise
     note = "" if dataset.published is not False else " These are not the published data."
     print(
-        f"Test bound on -log p(x): {result['test_nll']:.2f} ± {result['test_nll_stderr']:.2f} nats "
-        f"({result['test_samples']:,} samples, {result['test_images']:,} images), with the weights "
-        f"of epoch {result['best_epoch']:g}, where validation was best "
-        f"({result['valid_nll']:.2f}).{note}\n"
+        f"Test bound on -{config.likelihood}: {result['test_nll']:.2f} ± "
+        f"{result['test_nll_stderr']:.2f} nats ({result['test_samples']:,} samples, "
+        f"{result['test_images']:,} images), with the weights of epoch {result['best_epoch']:g}, "
+        f"where validation was best ({result['valid_nll']:.2f}).{note}\n"
         f"Results, pictures and events are in {folder.path}."
     )
 
@@ -130,7 +130,7 @@ def _train_to_end(run, stop):
                         f"epoch {row['epoch']:g}  step {row['step']:,}  train loss "
                         f"{row[f'train_{run.loss_name}']:.2f}  -ELBO: valid "
                         f"{row['valid_neg_elbo']:.2f}, test {row['test_neg_elbo']:.2f}  "
-                        f"bound on -log p: valid {row['valid_nll']:.2f}  {rate}",
+                        f"bound on -{run.config.likelihood}: valid {row['valid_nll']:.2f}  {rate}",
                     )
                 if run.agrees(stop):
                     raise Stopped

@@ -80,7 +80,7 @@ def summarise(configs):
     run_folder.write_json(file, summary)
     bound = summary["test_nll"]
     print(
-        f"Test bound on -log p(x) over {len(configs)} trials: {bound['mean']:.2f} ± "
+        f"Test bound on -{first.likelihood} over {len(configs)} trials: {bound['mean']:.2f} ± "
         f"{bound['deviation']:.2f} nats (mean and standard deviation; "
         f"{', '.join(f'{value:.2f}' for value in bound['trials'])}). Written to {file}."
     )
