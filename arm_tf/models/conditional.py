@@ -1,10 +1,9 @@
 """The stochastic binary network for a part of an image given the rest."""
 
-import numpy as np
 import tensorflow as tf
 
 from arm_tf import bernoulli, estimators
-from arm_tf.models.network import BinaryNetwork, apply_map, at_the_pixels
+from arm_tf.models.network import BinaryNetwork, apply_map
 
 _COMPLETIONS = 3
 
@@ -19,35 +18,18 @@ class ConditionalNetwork(BinaryNetwork):
 
     Args:
       upper: int; None, or 0, where an image has one row, for half of the pixels.
-      pixels, num_layers, network, units, leaky_slope, input_scaling, code_scaling, output_bias,
-        pixel_mean, seed: as in `BinaryVAE`.
+      pixels, num_layers, *args, **kwargs: as of `BinaryNetwork`.
 
     Raises:
       ValueError: an unknown choice, or one that needs the pixel_mean without it.
     """
 
-    def __init__(
-        self,
-        pixels=784,
-        num_layers=2,
-        network="linear",
-        units=200,
-        leaky_slope=0.1,
-        input_scaling="none",
-        code_scaling="none",
-        output_bias="zeros",
-        pixel_mean=None,
-        seed=0,
-        upper=None,
-        **kwargs,
-    ):
-        super().__init__(num_layers, network, units, leaky_slope, code_scaling, seed, **kwargs)
-        self.upper = upper or pixels // 2
-        halves = [None, None] if pixel_mean is None else np.split(pixel_mean, [self.upper])
-        x_scaling = at_the_pixels(input_scaling, "zeros", halves[0])[0]
-        output_bias = at_the_pixels("none", output_bias, halves[1])[1]
-        self.encoder = self._encoder(num_layers, self.upper, x_scaling)
-        self.decoder = [self._map("decoder", units, pixels - self.upper, bias=output_bias)]
+    def __init__(self, pixels=784, num_layers=2, *args, upper=None, **kwargs):
+        upper = upper or pixels // 2
+        seen, drawn = slice(None, upper), slice(upper, None)
+        super().__init__(pixels, num_layers, *args, seen=seen, drawn=drawn, **kwargs)
+        self.upper = upper
+        self.decoder = [self._map_to_pixels("decoder")]
         self.prior_logits = None
         self.built = True
 
