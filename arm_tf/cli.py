@@ -9,7 +9,8 @@ import tempfile
 
 from absl import app, flags, logging
 
-from arm_tf import config, data, run_folder
+from arm_tf import data
+from arm_tf.training import config, run_folder
 
 flags.disclaim_key_flags()  # --help lists the flags under the program, not under this module
 
@@ -166,12 +167,12 @@ def load_tensorflow(distribute="none", starting=contextlib.nullcontext):
 def _start_devices(distribute, context):
     import tensorflow
 
-    from arm_tf import distribution
+    from arm_tf.training import replicas
 
     # Each evaluation has a compiled function of its own, which TensorFlow would warn of.
     tensorflow.get_logger().setLevel("ERROR")
     with context:
-        distribution.strategy(distribute)
+        replicas.strategy(distribute)
     tensorflow.zeros([])
 
 

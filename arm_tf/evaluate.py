@@ -5,7 +5,8 @@ import pathlib
 
 from absl import flags
 
-from arm_tf import cli, config, run_folder
+from arm_tf import cli
+from arm_tf.training import config, run_folder
 
 
 def main():
@@ -27,9 +28,9 @@ def main():
     run_folder.check_data(folder, dataset)
 
     cli.load_tensorflow()
-    from arm_tf import training
+    from arm_tf.training import session
 
-    bounds = training.evaluate_run(folder, settings, dataset, values.split, values.samples)
+    bounds = session.evaluate_run(folder, settings, dataset, values.split, values.samples)
     print(
         f"{values.split} bound on -log p(x): {bounds.nll:.2f} ± {bounds.nll_stderr:.2f} nats, "
         f"negative ELBO {bounds.neg_elbo:.2f} nats "

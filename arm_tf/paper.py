@@ -7,7 +7,8 @@ epochs, so do the settings here (see https://github.com/mingzhang-yin/ARM-gradie
 
 import pathlib
 
-from arm_tf import cli, config, run_folder
+from arm_tf import cli
+from arm_tf.training import config, run_folder
 
 FOLDER = pathlib.Path("runs/paper")
 

@@ -20,8 +20,9 @@ import time
 
 from absl import flags
 
-from arm_tf import cli, data, run_folder, train, trials
-from arm_tf.config import Config, ConfigError
+from arm_tf import cli, data, train
+from arm_tf.training import run_folder, trials
+from arm_tf.training.config import Config, ConfigError
 
 _SECONDS_BETWEEN_VIEWS = 10
 

@@ -8,13 +8,14 @@ import functools
 
 from absl import flags
 
-from arm_tf import cli, cluster, data, estimators, trials
-from arm_tf.config import ConfigError
-from arm_tf.run_folder import RunFolder, check_data, read_result, run_path
+from arm_tf import cli, data, estimators
+from arm_tf.training import trials, workers
+from arm_tf.training.config import ConfigError
+from arm_tf.training.run_folder import RunFolder, check_data, read_result, run_path
 
 
 def define_flags():
-    """Defines the flags of this program: those of `arm_tf.config.Config`, and its own."""
+    """Defines the flags of this program: those of `arm_tf.training.config.Config`, and its own."""
     cli.define_flags()
     flags.DEFINE_integer(
         "trials", 1, "Trials to run at once, with --seed and the seeds that follow it."
@@ -53,7 +54,7 @@ def train(config, dataset=None, wait_for_workers=600):
     """Trains the run of a configuration, or goes on with it.
 
     Args:
-      config: `arm_tf.config.Config`.
+      config: `arm_tf.training.config.Config`.
       dataset: `arm_tf.data.Dataset`, as `arm_tf.data.from_arrays` makes it, whose name stands in
         for that in the configuration; None loads what the configuration names.
       wait_for_workers: int, seconds that several workers wait for one another to start.
@@ -70,16 +71,16 @@ def train(config, dataset=None, wait_for_workers=600):
         is_unnamed = config.name == dataclasses.replace(config, name=None).name
         name = None if is_unnamed else config.name
         config = dataclasses.replace(config, dataset=dataset.name, name=name)
-    workers = cluster.find(config.distribute)
-    folder = RunFolder(config) if workers.is_chief else None
+    cluster = workers.find(config.distribute)
+    folder = RunFolder(config) if cluster.is_chief else None
     try:
-        _train(config, dataset, folder, workers, wait_for_workers)
+        _train(config, dataset, folder, cluster, wait_for_workers)
     finally:
         if folder:
             folder.close()
 
 
-def _train(config, dataset, folder, workers, wait_for_workers):
+def _train(config, dataset, folder, cluster, wait_for_workers):
     """As `train`; `folder` is a `RunFolder`, or None for workers other than the chief."""
     path = run_path(config)
     is_finished = read_result(path) is not None
@@ -98,12 +99,12 @@ def _train(config, dataset, folder, workers, wait_for_workers):
     if folder:
         folder.start(config, dataset)
 
-    if workers.addresses:
-        print(f"This is {workers}; waiting for the others.", flush=True)
-    cli.load_tensorflow(config.distribute, functools.partial(workers.starting, wait_for_workers))
-    from arm_tf import training
+    if cluster.addresses:
+        print(f"This is {cluster}; waiting for the others.", flush=True)
+    cli.load_tensorflow(config.distribute, functools.partial(cluster.starting, wait_for_workers))
+    from arm_tf.training import session
 
-    training.train(config, dataset, folder, workers)
+    session.train(config, dataset, folder, cluster)
 
 
 if __name__ == "__main__":

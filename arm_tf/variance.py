@@ -10,8 +10,9 @@ import pathlib
 
 from absl import flags
 
-from arm_tf import cli, estimators, run_folder
-from arm_tf.config import ConfigError
+from arm_tf import cli, estimators
+from arm_tf.training import run_folder
+from arm_tf.training.config import ConfigError
 
 _COLUMNS = ("variance", "variance_stderr", "bias", "bias_noise")
 
@@ -69,14 +70,15 @@ def main():
     run_folder.make_folder(out, "--out")
 
     cli.load_tensorflow()
-    from arm_tf import diagnostics, plots, steps
+    from arm_tf import figures
+    from arm_tf.training import moments, steps
 
     if values.run:
         model = steps.load_model(folder, config, dataset)
     else:
         model = steps.build_model(config, dataset)
     x = dataset.epoch(config.seed, 0)[: values.images].astype("float32")
-    rows = diagnostics.compare(
+    rows = moments.compare(
         config, model, x, num_samples, values.draws, values.adapt_steps, print_row
     )
     header = ["estimator", "samples", "evaluations"]
@@ -84,7 +86,7 @@ def main():
     lines = [",".join(header)]
     lines += [",".join(f"{row[key]}" for key in header) for row in rows]
     run_folder.write_text(out / "variance.csv", "\n".join(lines) + "\n")
-    plots.variances(rows, config.name).savefig(out / "variance.png")
+    figures.variances(rows, config.name).savefig(out / "variance.png")
     print(f"Written to {out / 'variance.csv'} and {out / 'variance.png'}.")
 
 

@@ -5,8 +5,9 @@ import signal
 import numpy as np
 import tensorflow as tf
 
-from arm_tf import data, run_folder, training
-from arm_tf.config import Config
+from arm_tf import data
+from arm_tf.training import run_folder, session
+from arm_tf.training.config import Config
 
 TIMES = {"seconds", "steps_per_second"}
 
@@ -40,14 +41,14 @@ def configure(logdir, **settings):
 def run(config, dataset):
     folder = run_folder.RunFolder(config)
     folder.start(config, dataset)
-    training.train(config, dataset, folder)
+    session.train(config, dataset, folder)
     folder.close()
     return folder
 
 
 def run_stopped_at(step, config, dataset, monkeypatch):
     """Starts a run that is asked to stop when it comes to a step."""
-    run_steps = training.Trainer.run_steps
+    run_steps = session.Trainer.run_steps
 
     def stopping(trainer):
         if trainer.step == step:
@@ -55,7 +56,7 @@ def run_stopped_at(step, config, dataset, monkeypatch):
         return run_steps(trainer)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training.Trainer, "run_steps", stopping)
+        patch.setattr(session.Trainer, "run_steps", stopping)
         return run(config, dataset)
 
 

@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from arm_tf import benchmark, data, models, plain_reference, run_folder
+from arm_tf import data, models
+from arm_tf.benchmark import __main__ as benchmark
+from arm_tf.benchmark import plain_reference
+from arm_tf.training import run_folder
 
 RNG = np.random.default_rng(0)
 

@@ -21,7 +21,7 @@ from tensorboard.plugins.hparams import (
     list_session_groups,
 )
 
-from arm_tf import run_folder, training
+from arm_tf.training import run_folder, session
 
 FIGURES = {
     "bounds-final/test_neg_elbo": "test_neg_elbo",
@@ -219,7 +219,7 @@ def test_run_that_was_stopped_is_one_session(
 
 def test_run_that_failed_says_so_until_it_goes_on(dataset, tmp_path, monkeypatch):
     config = plain(tmp_path)
-    run_steps = training.Trainer.run_steps
+    run_steps = session.Trainer.run_steps
 
     def poisoned(trainer):
         if trainer.step == 22:
@@ -227,7 +227,7 @@ def test_run_that_failed_says_so_until_it_goes_on(dataset, tmp_path, monkeypatch
         return run_steps(trainer)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training.Trainer, "run_steps", poisoned)
+        patch.setattr(session.Trainer, "run_steps", poisoned)
         with pytest.raises(run_folder.RunError, match="not finite"):
             run(config, dataset)
     assert Board(tmp_path).status() == "STATUS_FAILURE"

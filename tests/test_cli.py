@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from small_runs import assert_same_run
 
-from arm_tf import data, estimators, run_folder
+from arm_tf import data, estimators
+from arm_tf.training import run_folder
 
 ROOT = pathlib.Path(__file__).parents[1]
 FAST = ("--units=8", "--eval_samples=2", "--test_samples=30", "--test_images=200",
@@ -81,14 +82,16 @@ def test_commands_are_listed_without_tensorflow():
         [sys.executable, "-X", "importtime", "-m", "arm_tf"],
         cwd=ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert "| arm_tf.config" in process.stderr.replace("  ", "")
+    assert "| arm_tf.training.config" in process.stderr.replace("  ", "")
     assert "tensorflow" not in process.stderr and "keras" not in process.stderr
     listed = dict(re.findall(r"python -m (\S+) +(\S.*)\n", process.stdout))
     assert listed["arm_tf.train"] == "Trains a binary VAE"
+    folder = ROOT / "arm_tf"
     programs = {
-        path.stem for path in (ROOT / "arm_tf").glob("[!_]*.py")
+        path.stem if path.parent == folder else path.parent.name
+        for path in [*folder.glob("[!_]*.py"), *folder.glob("*/__main__.py")]
         if "cli.run(" in path.read_text(encoding="utf-8")
-    }  # fmt: skip
+    }
     assert {name.removeprefix("arm_tf.") for name in listed} == programs - {"cli"}
 
 

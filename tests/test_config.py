@@ -8,7 +8,7 @@ import pathlib
 import pytest
 
 from arm_tf import estimators, paper
-from arm_tf.config import Config, ConfigError
+from arm_tf.training.config import Config, ConfigError
 
 ROOT = pathlib.Path(__file__).parents[1]
 

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 import scipy.io
 
-from arm_tf import data, glyphs, readers
+from arm_tf import data
+from arm_tf.data import glyphs, readers
 
 REAL = pathlib.Path(__file__).parents[2] / "shared" / "data"
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="the real data are not here")

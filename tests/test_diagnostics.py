@@ -5,8 +5,9 @@ import oracles
 import pytest
 import tensorflow as tf
 
-from arm_tf import diagnostics, models, noise, variance
-from arm_tf.config import Config
+from arm_tf import models, noise, variance
+from arm_tf.training import moments
+from arm_tf.training.config import Config
 
 RNG = np.random.default_rng(0)
 X = RNG.integers(0, 2, size=(4, 6)).astype("float32")
@@ -42,7 +43,7 @@ def test_moments_are_those_by_cells():
     model = make_model()
     mean, var = exact_moments(model, X)
     group = model.gradient_estimators("arm")
-    logits, weights = diagnostics.gradient_moments(model, X, group, 4000, noise.key(0, "x"))
+    logits, weights = moments.gradient_moments(model, X, group, 4000, noise.key(0, "x"))
     assert logits.draws == 4000 and logits.mean.shape == (12,) and weights.mean.shape == (21,)
     assert (np.abs(logits.mean - mean) < 6 * np.sqrt(var / 4000)).all()
     assert logits.mean_variance == pytest.approx(var.mean(), rel=0.05)
@@ -52,7 +53,7 @@ def test_moments_are_those_by_cells():
 def test_gradient_in_the_weights_is_that_of_the_logits_carried_on():
     model = make_model()
     group = model.gradient_estimators("exact")
-    logits, weights = diagnostics.gradient_moments(model, X, group, 10, noise.key(0, "x"))
+    logits, weights = moments.gradient_moments(model, X, group, 10, noise.key(0, "x"))
     by_image = logits.mean.reshape(4, 3)
     kernel = X.T @ by_image / 4
     np.testing.assert_allclose(weights.mean, [*kernel.ravel(), *by_image.mean(0)], atol=1e-5)
@@ -64,7 +65,7 @@ def test_unbiased_estimators_show_no_bias_and_a_planted_one_is_seen(num_layers):
     model = make_model(num_layers)
     config = Config(units=3, layers=num_layers)
     before = [variable.numpy() for variable in model.variables]
-    rows = diagnostics.compare(config, model, X, {"arm": 2, "loo": 4, "nvil": 4}, 100, 20)
+    rows = moments.compare(config, model, X, {"arm": 2, "loo": 4, "nvil": 4}, 100, 20)
     assert [row["evaluations"] for row in rows] == [4 * num_layers] * 3
     for row in rows[:2]:
         assert row["bias_logits"] < 2 * row["bias_noise_logits"]
@@ -73,10 +74,8 @@ def test_unbiased_estimators_show_no_bias_and_a_planted_one_is_seen(num_layers):
         np.testing.assert_array_equal(old, variable.numpy())  # the model is frozen
 
     group = model.gradient_estimators("arm")
-    (reference, _) = diagnostics.gradient_moments(model, X, group, 1000, noise.key(0, "x"))
-    shifted = diagnostics.Moments(
-        reference.mean + 1.0, reference.variance, 0.0, 0.0, reference.draws
-    )
+    (reference, _) = moments.gradient_moments(model, X, group, 1000, noise.key(0, "x"))
+    shifted = moments.Moments(reference.mean + 1.0, reference.variance, 0.0, 0.0, reference.draws)
     bias, bias_noise = shifted.bias(reference)
     assert bias == pytest.approx(1, rel=0.01) and bias_noise < 0.1
 

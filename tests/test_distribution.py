@@ -15,9 +15,10 @@ import pytest
 import tensorflow as tf
 from small_runs import assert_same_run, configure, run, run_stopped_at, small_dataset
 
-from arm_tf import distribution, estimators, run_folder, training
-from arm_tf.cluster import Cluster, find
-from arm_tf.config import ConfigError
+from arm_tf import estimators
+from arm_tf.training import replicas, run_folder, session
+from arm_tf.training.config import ConfigError
+from arm_tf.training.workers import Cluster, find
 
 UNITS, BATCH = 5, 20
 
@@ -28,18 +29,18 @@ def dataset():
 
 
 @pytest.fixture
-def replicas(monkeypatch):
+def devices(monkeypatch):
     """Lets --distribute=mirrored take the first so many of the tests' devices."""
 
-    def replicas(count):
+    def take(count):
         strategy = tf.distribute.MirroredStrategy(
             [f"CPU:{i}" for i in range(count)],
             tf.distribute.ReductionToOneDevice(),  # which can do without tracing
         )
         choices = {"mirrored": strategy, "none": tf.distribute.get_strategy()}
-        monkeypatch.setattr(distribution, "strategy", choices.get)
+        monkeypatch.setattr(replicas, "strategy", choices.get)
 
-    return replicas
+    return take
 
 
 @pytest.fixture
@@ -56,7 +57,7 @@ def two_steps(dataset, logdir, **settings):
         logdir, units=UNITS, batch_size=BATCH, jit=False, steps_per_loop=1, max_steps=2, **settings
     )
     folder = run_folder.RunFolder(config)
-    trainer = training.Trainer(config, dataset, folder)
+    trainer = session.Trainer(config, dataset, folder)
     losses = [trainer.run_steps()[0]]
     gradients = {  # Adam's first moments after one step
         part: np.concatenate([np.ravel(m) for m in optimizer._momentums])
@@ -94,8 +95,8 @@ def assert_same_gradients(one, several):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(estimators.TABLE))
-def test_two_replicas_compute_the_gradient_of_one(name, dataset, tmp_path, replicas, eagerly):
-    replicas(2)
+def test_two_replicas_compute_the_gradient_of_one(name, dataset, tmp_path, devices, eagerly):
+    devices(2)
     settings = {"estimator": name, "track_variance": ("disarm",)}
     one = two_steps(dataset, tmp_path / "one", **settings)
     two = two_steps(dataset, tmp_path / "two", distribute="mirrored", **settings)
@@ -103,8 +104,8 @@ def test_two_replicas_compute_the_gradient_of_one(name, dataset, tmp_path, repli
 
 
 @pytest.mark.parametrize("name", ["arm", "nvil", "relax"])
-def test_four_replicas_compute_the_gradient_of_one(name, dataset, tmp_path, replicas, eagerly):
-    replicas(4)
+def test_four_replicas_compute_the_gradient_of_one(name, dataset, tmp_path, devices, eagerly):
+    devices(4)
     one = two_steps(dataset, tmp_path / "one", estimator=name, layers=2)
     four = two_steps(dataset, tmp_path / "four", estimator=name, layers=2, distribute="mirrored")
     assert_same_gradients(one, four)
@@ -119,7 +120,7 @@ def test_run_on_all_devices_is_that_on_one_and_resumes(dataset, tmp_path, monkey
     settings = dict(jit=False, epochs=2)
     alone = run(configure(tmp_path / "alone", **settings), dataset)
     config = configure(tmp_path / "whole", distribute="mirrored", **settings)
-    assert distribution.strategy("mirrored").num_replicas_in_sync == 4
+    assert replicas.strategy("mirrored").num_replicas_in_sync == 4
     whole = run(config, dataset)
     np.testing.assert_allclose(losses(whole), losses(alone), rtol=1e-6)
 
@@ -210,9 +211,9 @@ def come():
         code = f"""
 import sys, time
 sys.argv, sys.orig_argv = ["-m"], ["python", "-m", "arm_tf.train"]  # as a program: no TensorFlow
-from arm_tf import cluster, run_folder
+from arm_tf.training import run_folder, workers
 try:
-    with cluster.Cluster({tuple(addresses)}, {index}).starting({seconds}, 2):
+    with workers.Cluster({tuple(addresses)}, {index}).starting({seconds}, 2):
         {action}
 except run_folder.RunError as error:
     print(error)
@@ -418,11 +419,11 @@ def test_stop_while_workers_agree_waits_for_the_next_time(monkeypatch):
         signal.raise_signal(signal.SIGTERM)
         return flag
 
-    with training.Stop() as stop:
-        monkeypatch.setattr(distribution, "any_worker", meanwhile)
-        assert not training.Trainer.agrees(worker, stop)
-        monkeypatch.setattr(distribution, "any_worker", lambda strategy, flag: flag)
-        assert training.Trainer.agrees(worker, stop)
+    with session.Stop() as stop:
+        monkeypatch.setattr(replicas, "any_worker", meanwhile)
+        assert not session.Trainer.agrees(worker, stop)
+        monkeypatch.setattr(replicas, "any_worker", lambda strategy, flag: flag)
+        assert session.Trainer.agrees(worker, stop)
 
 
 @no_windows

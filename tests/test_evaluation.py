@@ -5,7 +5,8 @@ import oracles
 import pytest
 import tensorflow as tf
 
-from arm_tf import evaluation, models, noise, objectives
+from arm_tf import models, noise, objectives
+from arm_tf.training import bounds
 
 RNG = np.random.default_rng(0)
 
@@ -29,24 +30,23 @@ def exact_nll(model, images):
 def test_many_samples_approach_the_exact_likelihood_from_below():
     model, images = make_model(), RNG.integers(0, 2, size=(40, 6)).astype(np.uint8)
     exact = exact_nll(model, images).mean()
-    bounds = [
-        evaluation.Evaluator(model, images, samples, noise.key(0, "x"))()
-        for samples in (1, 20, 4000)
+    found = [
+        bounds.Evaluator(model, images, samples, noise.key(0, "x"))() for samples in (1, 20, 4000)
     ]
-    assert bounds[0].nll > bounds[1].nll > bounds[2].nll - 0.01
-    assert bounds[2].nll == pytest.approx(exact, abs=0.02)
-    assert bounds[0].nll == pytest.approx(bounds[0].neg_elbo, abs=1e-5)
-    assert bounds[1].neg_elbo > bounds[1].nll
+    assert found[0].nll > found[1].nll > found[2].nll - 0.01
+    assert found[2].nll == pytest.approx(exact, abs=0.02)
+    assert found[0].nll == pytest.approx(found[0].neg_elbo, abs=1e-5)
+    assert found[1].neg_elbo > found[1].nll
 
 
 @pytest.mark.parametrize("num_layers", [1, 2])
 def test_pieces_are_put_together_rightly(num_layers, monkeypatch):
     """Sizes that divide neither images nor samples give what the log weights say."""
-    monkeypatch.setattr(evaluation, "_IMAGES", 3)
-    monkeypatch.setattr(evaluation, "_SAMPLES", 4)
+    monkeypatch.setattr(bounds, "_IMAGES", 3)
+    monkeypatch.setattr(bounds, "_SAMPLES", 4)
     model, images = make_model(num_layers), RNG.integers(0, 2, size=(10, 6)).astype(np.uint8)
     key = noise.key(0, "x")
-    bounds = evaluation.Evaluator(model, images, 7, key)()
+    found = bounds.Evaluator(model, images, 7, key)()
     log_w = np.empty([7, 10])
     for job in range(8):  # four pieces of three images, each in two pieces of four samples
         i, j = divmod(job, 2)
@@ -57,15 +57,15 @@ def test_pieces_are_put_together_rightly(num_layers, monkeypatch):
         ).numpy()
         log_w[4 * j : 4 * j + 4, 3 * i : 3 * i + 3] = piece[: 7 - 4 * j, : len(x)]
     nll = -objectives.multisample_bound(tf.constant(log_w)).numpy()
-    assert bounds.nll == pytest.approx(nll.mean(), abs=1e-5)
-    assert bounds.nll_stderr == pytest.approx(nll.std(ddof=1) / np.sqrt(10), abs=1e-5)
-    assert bounds.neg_elbo == pytest.approx(-log_w.mean(), abs=1e-5)
-    assert bounds.images == 10
+    assert found.nll == pytest.approx(nll.mean(), abs=1e-5)
+    assert found.nll_stderr == pytest.approx(nll.std(ddof=1) / np.sqrt(10), abs=1e-5)
+    assert found.neg_elbo == pytest.approx(-log_w.mean(), abs=1e-5)
+    assert found.images == 10
 
 
 def test_repeated_evaluations_are_identical():
     model, images = make_model(2), RNG.integers(0, 2, size=(400, 6)).astype(np.uint8)
-    evaluator = evaluation.Evaluator(model, images, 60, noise.key(0, "x"))
+    evaluator = bounds.Evaluator(model, images, 60, noise.key(0, "x"))
     assert evaluator() == evaluator()
 
 

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from arm_tf import benchmark, data
+from arm_tf import data
+from arm_tf.benchmark import __main__ as benchmark
 
 SCRIPT = pathlib.Path(benchmark.__file__).with_name("run_exported.py")
 IMAGES = (100, 784)

@@ -19,7 +19,8 @@ import pytest
 import tensorflow as tf
 from small_runs import assert_same_run, configure, run, run_stopped_at, small_dataset
 
-from arm_tf import cli, data, run_folder, steps, train, training
+from arm_tf import cli, data, train
+from arm_tf.training import run_folder, session, steps
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -82,15 +83,15 @@ def before(monkeypatch):
     """Lets something happen before a method of the trainer is called, once or at a step."""
 
     def before(method, action, step=None):
-        original = getattr(training.Trainer, method)
+        original = getattr(session.Trainer, method)
 
         def wrapper(trainer, *args):
             if step in (None, trainer.step):
-                monkeypatch.setattr(training.Trainer, method, original)
+                monkeypatch.setattr(session.Trainer, method, original)
                 action()
             return original(trainer, *args)
 
-        monkeypatch.setattr(training.Trainer, method, wrapper)
+        monkeypatch.setattr(session.Trainer, method, wrapper)
 
     return before
 
@@ -365,9 +366,9 @@ def test_damaged_best_weights(damage, half_done, dataset, command, before):
     before("evaluate", lambda: None)
     damage(pathlib.Path(f"{newest(half_done, 'checkpoints/best')}{DATA}"))
     with pytest.raises(run_folder.RunError, match="Cannot restore .*/best/"):
-        training.evaluate_run(pathlib.Path(half_done.logdir) / "run", half_done, dataset, "test", 2)
+        session.evaluate_run(pathlib.Path(half_done.logdir) / "run", half_done, dataset, "test", 2)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training.Trainer, "evaluate", worse(training.Trainer.evaluate))
+        patch.setattr(session.Trainer, "evaluate", worse(session.Trainer.evaluate))
         assert_one_line(command(half_done), "/best/", "best validation are lost", "--name")
 
 
@@ -384,7 +385,7 @@ def worse(evaluate):
 def test_every_flipped_bit_of_a_checkpoint_is_noticed(half_done, dataset):
     """TensorFlow's checksums suffice: what it restores without complaint is what was saved."""
     folder = run_folder.RunFolder(half_done)
-    trainer = training.Trainer(half_done, dataset, folder)
+    trainer = session.Trainer(half_done, dataset, folder)
     checkpoint, path = trainer.latest.checkpoint, str(newest(half_done))
 
     def state():
@@ -436,7 +437,7 @@ def test_damaged_file_of_a_run(file, contents, half_done, command):
 @pytest.mark.parametrize("poison", ["image", "learning rate"])
 def test_number_that_is_not_finite(poison, finished, tmp_path, command, monkeypatch):
     config = plain(tmp_path, steps_per_loop=1)
-    arguments = training.Trainer.arguments
+    arguments = session.Trainer.arguments
 
     def poisoned(trainer, count):
         images, *others = arguments(trainer, count)
@@ -448,7 +449,7 @@ def test_number_that_is_not_finite(poison, finished, tmp_path, command, monkeypa
         return images, *others
 
     with monkeypatch.context() as patch:
-        patch.setattr(training.Trainer, "arguments", poisoned)
+        patch.setattr(session.Trainer, "arguments", poisoned)
         assert_one_line(
             command(config), f"not finite at step {17 + (poison != 'image')}", "is kept"
         )

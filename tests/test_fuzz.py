@@ -26,8 +26,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from small_runs import small_dataset
 
-from arm_tf import cli, cluster, data, readers, run_folder, training
-from arm_tf.config import Config, ConfigError
+from arm_tf import cli, data
+from arm_tf.data import readers
+from arm_tf.training import run_folder, session, workers
+from arm_tf.training.config import Config, ConfigError
 
 COUNTS = 3, 2  # images in the files here
 BOMB = 2**26  # bytes that a small file would unpack to
@@ -492,13 +494,13 @@ def one_step(arguments, dataset):
             name = "omniglot" if config.dataset == "glyphs" else config.dataset
             with pytest.raises(data.DataError):  # there are no files, and glyphs need none
                 data.load(name, config.data_dir)
-        cluster.find(config.distribute)
+        workers.find(config.distribute)
         least = {k: min(getattr(config, k) or v, v) for k, v in MOST.items()}
         folder = run_folder.RunFolder(config)
         config = dataclasses.replace(config, jit=False, distribute="none", **least)
         with contextlib.closing(folder):
             folder.start(config, dataset)
-            trainer = training.Trainer(config, dataset, folder)
+            trainer = session.Trainer(config, dataset, folder)
             trainer.is_compiled = True
             loss, _ = trainer.run_steps()
             assert np.isfinite(loss)

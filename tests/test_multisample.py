@@ -11,7 +11,7 @@ import test_models
 
 import arm_tf
 from arm_tf import bernoulli, estimators, layers, models, objectives
-from arm_tf.config import Config, ConfigError
+from arm_tf.training.config import Config, ConfigError
 
 PROVED = {"vimco", "ovis", "rws", "disarm_local", "wake_sleep"}
 OF_FUNCTIONS = sorted(PROVED - {"wake_sleep"})

@@ -7,8 +7,9 @@ import json
 
 import pytest
 
-from arm_tf import paper, plots, report
-from arm_tf.config import Config
+from arm_tf import figures, paper
+from arm_tf.report import __main__ as report
+from arm_tf.training.config import Config
 
 RESULT = {
     "test_nll": 107.25, "test_neg_elbo": 112.0, "best_epoch": 9.0, "epochs": 1200.0,
@@ -108,7 +109,7 @@ def test_curves_take_the_longest_runs_of_each_experiment(tmp_path):
     assert {k: {e: len(v) for e, v in c.items()} for k, c in curves.items()} == {
         "mnist_static-linear": {"arm": 3, "vimco": 1, "arm, learning_rate=0.0005": 1}
     }
-    training, _, validation, _ = plots.elbo_curves(curves["mnist_static-linear"], "x").axes
+    training, _, validation, _ = figures.elbo_curves(curves["mnist_static-linear"], "x").axes
     labels = ["arm", "arm, learning_rate=0.0005"]
     assert [line.get_label() for line in training.lines] == labels
     assert {line.get_label() for line in validation.lines} == {*labels, "vimco"}
@@ -118,6 +119,6 @@ def test_curves_take_the_longest_runs_of_each_experiment(tmp_path):
 
 
 def test_every_published_figure_is_of_an_experiment_and_estimator_that_exist():
-    for experiment, figures in paper.PUBLISHED.items():
-        for estimator in figures:
+    for experiment, published in paper.PUBLISHED.items():
+        for estimator in published:
             Config(**paper.SETTINGS[experiment], estimator=estimator)

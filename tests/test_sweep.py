@@ -11,7 +11,7 @@ import time
 import pytest
 
 from arm_tf import sweep
-from arm_tf.config import ConfigError
+from arm_tf.training.config import ConfigError
 
 ROOT = pathlib.Path(__file__).parents[1]
 FLAG_FILES = [str(ROOT / "runs" / "paper" / f"mnist_static-{name}-arm.flags") for name in

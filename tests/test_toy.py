@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from test_cli import assert_one_line, call
 
-from arm_tf import estimators, noise, plots, univariate
+from arm_tf import estimators, figures, noise
+from arm_tf.toy import univariate
 
 P0S = (0.49, 0.499, 0.501, 0.51)
 
@@ -100,7 +101,7 @@ def test_estimates_of_several_samples_average_to_the_true_gradient():
 
 
 def test_every_estimator_has_a_style_of_its_own():
-    styles = {plots.estimator_style(name) for name in estimators.TABLE}
+    styles = {figures.estimator_style(name) for name in estimators.TABLE}
     assert len(styles) == len(estimators.TABLE)
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,15 +19,17 @@ from small_runs import (
     assert_same_run,
     configure,
     figures,
+    metrics,
     run,
     run_stopped_at,
     small_dataset,
     weights,
 )
 
-from arm_tf import data, noise, run_folder, steps, train, training
-from arm_tf.config import Config
-from arm_tf.trainer import epoch_order
+from arm_tf import data, noise, train
+from arm_tf.training import run_folder, session, steps
+from arm_tf.training.config import Config
+from arm_tf.training.run import epoch_order
 
 
 @pytest.fixture(scope="module")
@@ -112,18 +115,39 @@ def test_stopping_and_resuming_changes_nothing(stop_at, finished, dataset, tmp_p
     assert_same_run(finished, run(config, dataset))
 
 
+def test_run_begun_by_an_earlier_version_goes_on(dataset, tmp_path):
+    """`earlier_run` stopped at step 22 of 33; it ends as the run that this version takes whole.
+
+    Equal to rounding: the two may come from processors that add in another order.
+    """
+    folder = tmp_path / "earlier"
+    shutil.copytree(pathlib.Path(__file__).parent / "earlier_run", folder)
+    settings = json.loads((folder / "config.json").read_text())["config"]
+    config = Config.from_dict({**settings, "logdir": str(tmp_path)})
+    resumed = run(config, dataset)
+    whole = run(dataclasses.replace(config, name="whole"), dataset)
+    assert [row["step"] for row in metrics(resumed)] == [11, 22, 33]
+    for key, value in figures(whole).items():
+        assert figures(resumed)[key] == (
+            pytest.approx(value, 1e-5) if isinstance(value, float) else value
+        ), key
+    others = weights(whole)
+    for name, value in weights(resumed).items():
+        np.testing.assert_allclose(value, others[name], rtol=1e-3, atol=1e-4, err_msg=name)
+
+
 def test_stop_during_the_final_test_keeps_the_last_weights(
     finished, dataset, tmp_path, monkeypatch
 ):
     config = configure(tmp_path)
-    finish = training.Trainer.finish
+    finish = session.Trainer.finish
 
     def stopping(trainer, progress):
         signal.raise_signal(signal.SIGINT)
         return finish(trainer, progress)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training.Trainer, "finish", stopping)
+        patch.setattr(session.Trainer, "finish", stopping)
         assert run(config, dataset).result is None
     assert_same_run(finished, run(config, dataset))
 
@@ -163,7 +187,7 @@ def test_best_weights_are_those_of_the_best_validation(dataset, tmp_path):
     assert best["step"] < rows[-1]["step"]
     assert folder.result["best_epoch"] == best["epoch"]
     assert folder.result["valid_nll"] == pytest.approx(best["valid_nll"])
-    bounds = training.evaluate_run(folder.path, config, dataset, "test", config.test_samples)
+    bounds = session.evaluate_run(folder.path, config, dataset, "test", config.test_samples)
     assert bounds.nll == folder.result["test_nll"]
 
 
@@ -180,14 +204,14 @@ def test_plain_path_gives_the_same_numbers_as_the_compiled_one(finished, dataset
 
 
 def test_loss_that_is_not_finite_stops_the_run(dataset, tmp_path, monkeypatch):
-    run_steps = training.Trainer.run_steps
+    run_steps = session.Trainer.run_steps
 
     def poisoned(trainer):
         if trainer.step == 16:
             trainer.model.prior_logits.assign(trainer.model.prior_logits * np.nan)
         return run_steps(trainer)
 
-    monkeypatch.setattr(training.Trainer, "run_steps", poisoned)
+    monkeypatch.setattr(session.Trainer, "run_steps", poisoned)
     config = configure(tmp_path, steps_per_loop=1)
     with pytest.raises(run_folder.RunError, match="loss is not finite at step 17; .* is kept"):
         run(config, dataset)
@@ -214,7 +238,7 @@ def test_dynamic_images_are_drawn_anew_each_epoch(dataset, tmp_path):
     )
     config = configure(tmp_path, max_steps=3)
     folder = run_folder.RunFolder(config)
-    trainer = training.Trainer(config, dynamic, folder)
+    trainer = session.Trainer(config, dynamic, folder)
     seen = []
     for _ in range(2):
         trainer.run_steps()
@@ -258,7 +282,7 @@ def test_training_from_python(own, tmp_path, capsys):
     result = run_folder.read_result(path)
     assert result["dataset"] == "arrays" and result["data_published"] is None
     settings = run_folder.read_config(path)
-    bounds = training.evaluate_run(path, settings, own, "test", config.test_samples)
+    bounds = session.evaluate_run(path, settings, own, "test", config.test_samples)
     assert bounds.nll == result["test_nll"]
 
     with pytest.raises(run_folder.RunError, match="started with other data") as refusal:

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from arm_tf import trials
-from arm_tf.config import Config
+from arm_tf.training import trials
+from arm_tf.training.config import Config
 
 ROOT = pathlib.Path(__file__).parents[1]
 FAST = ("--units=8", "--eval_samples=2", "--test_samples=30", "--test_images=200",

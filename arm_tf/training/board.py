@@ -29,7 +29,7 @@ def write_settings(config):
     """Writes the settings for the HParams and Text tabs, and the charts of Custom Scalars.
 
     Args:
-      config: `arm_tf.config.Config`.
+      config: `arm_tf.training.config.Config`.
     """
     settings = {
         name: ",".join(map(str, value)) if isinstance(value, tuple) else value

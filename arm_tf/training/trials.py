@@ -11,7 +11,7 @@ import sys
 import threading
 import typing
 
-from arm_tf import cluster, run_folder
+from arm_tf.training import run_folder, workers
 
 _FIGURES = ("test_nll", "test_neg_elbo", "valid_nll")
 
@@ -69,7 +69,7 @@ def run(configs):
     at_once = concurrency(len(configs))
     environment = {
         **os.environ,
-        "TF_NUM_INTRAOP_THREADS": str(cluster.usable_cores() // at_once),
+        "TF_NUM_INTRAOP_THREADS": str(workers.usable_cores() // at_once),
         "TF_FORCE_GPU_ALLOW_GROWTH": "true",
         "PYTHONIOENCODING": "utf-8",
     }
@@ -81,7 +81,7 @@ def run(configs):
         for process in running:
             _stop(process)
 
-    handlers = {number: signal.signal(number, stop) for number in cluster.STOP_SIGNALS}
+    handlers = {number: signal.signal(number, stop) for number in workers.STOP_SIGNALS}
     try:
         while running or (waiting and not stopped.is_set()):
             while waiting and len(running) < at_once and not stopped.is_set():
@@ -111,7 +111,7 @@ def run(configs):
 
 def concurrency(trials):
     """How many of a number of trials run at once; int."""
-    return min(trials, cluster.usable_cores())
+    return min(trials, workers.usable_cores())
 
 
 def summarise(configs):

@@ -9,10 +9,11 @@ import numpy as np
 import tensorflow as tf
 import tqdm
 
-from arm_tf import evaluation, noise, run_folder, steps
-from arm_tf.cluster import ALONE, STOP_SIGNALS
-from arm_tf.run_folder import RunError
-from arm_tf.trainer import Trainer
+from arm_tf import noise
+from arm_tf.training import bounds, run_folder, steps
+from arm_tf.training.run import Trainer
+from arm_tf.training.run_folder import RunError
+from arm_tf.training.workers import ALONE, STOP_SIGNALS
 
 
 class Stopped(Exception):
@@ -47,11 +48,11 @@ def train(config, dataset, folder, cluster=ALONE):
     """Trains, or goes on training, until the run is finished or asked to stop.
 
     Args:
-      config: `arm_tf.config.Config`.
+      config: `arm_tf.training.config.Config`.
       dataset: `arm_tf.data.Dataset`.
-      folder: `arm_tf.run_folder.RunFolder`, started with the two; None for workers other than
-        the chief.
-      cluster: `arm_tf.cluster.Cluster`.
+      folder: `arm_tf.training.run_folder.RunFolder`, started with the two; None for workers
+        other than the chief.
+      cluster: `arm_tf.training.workers.Cluster`.
 
     Raises:
       RunError: the loss is not finite, there are fewer training images than one batch, or too
@@ -121,7 +122,7 @@ def evaluate_run(path, config, dataset, split, num_samples):
       num_samples: int, samples of the bound.
 
     Returns:
-      `arm_tf.evaluation.Bounds`.
+      `arm_tf.training.bounds.Bounds`.
 
     Raises:
       RunError: the run has no evaluated checkpoint yet.
@@ -130,7 +131,7 @@ def evaluate_run(path, config, dataset, split, num_samples):
     images = dataset.epoch(config.seed, 0) if split == "train" else getattr(dataset, split)
     key = noise.key(config.seed, f"final {split}")
     with _bar(1.0, 0.0, "{percentage:3.0f}% [{elapsed}<{remaining}]") as bar:
-        return evaluation.Evaluator(model, images, num_samples, key, config.jit)(
+        return bounds.Evaluator(model, images, num_samples, key, config.jit)(
             lambda fraction: bar.update(fraction - bar.n)
         )
 

@@ -14,7 +14,7 @@ import time
 
 import filelock
 
-from arm_tf import config as config_lib
+from arm_tf.training import config as config_lib
 
 _TRIES, _SECONDS_BETWEEN_TRIES = 10, 0.1  # to replace a file
 _LIBRARIES = ("tensorflow", "keras", "tensorflow-probability", "numpy")
@@ -28,7 +28,7 @@ class RunFolder:
     """The folder `logdir/name` of one run, held by this process alone.
 
     Args:
-      config: `arm_tf.config.Config`.
+      config: `arm_tf.training.config.Config`.
 
     Raises:
       RunError: the folder cannot be written, is in use by another process, holds unreadable

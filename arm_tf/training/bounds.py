@@ -7,7 +7,8 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from arm_tf import cluster, noise
+from arm_tf import noise
+from arm_tf.training import workers
 
 _IMAGES = 250  # in one piece
 _SAMPLES = 25  # in one piece
@@ -45,7 +46,7 @@ class Evaluator:
         self.model, self.images, self.num_samples, self.key = model, images, num_samples, key
         self.samples = min(num_samples, _SAMPLES)
         self.rows = min(len(images), _IMAGES)
-        self.threads = cluster.usable_cores()
+        self.threads = workers.usable_cores()
         self.piece = tf.function(self._piece, jit_compile=jit, autograph=False)
 
     def _piece(self, x, u, count):

@@ -15,7 +15,8 @@ import pathlib
 
 from absl import flags
 
-from arm_tf import cli, config, estimators, paper, run_folder, trials
+from arm_tf import cli, estimators, paper
+from arm_tf.training import config, run_folder, trials
 
 # Settings in which runs of one experiment may differ from the paper's without a word.
 _INCIDENTAL = {"seed", "logdir", "name", "data_dir", "jit", "steps_per_loop", "epochs", "max_steps"}
@@ -38,7 +39,7 @@ class Run:
 
     Attributes:
       name: of its folder, below the folder that was searched.
-      config: `arm_tf.config.Config`.
+      config: `arm_tf.training.config.Config`.
       result: dict, what result.json holds.
       metrics: rows of metrics.csv, dicts of floats.
       gradient_variance: of its own estimator, where `arm_tf.variance` measured it, or None.
@@ -385,13 +386,13 @@ def main():
     run_folder.write_text(folder / "report.md", text)
     run_folder.write_text(folder / "report.csv", table_csv(runs))
     written = ["report.md", "report.csv"]
-    figures = curves(runs)
-    if figures:
-        from arm_tf import plots
+    groups = curves(runs)
+    if groups:
+        from arm_tf import figures
 
-        for experiment, group in figures.items():
+        for experiment, group in groups.items():
             file = f"curves-{experiment}.png"
-            plots.elbo_curves(group, experiment).savefig(folder / file)
+            figures.elbo_curves(group, experiment).savefig(folder / file)
             written.append(file)
     print(text, end="")
     for note in notes:

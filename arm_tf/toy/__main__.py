@@ -13,8 +13,9 @@ import pathlib
 
 from absl import flags
 
-from arm_tf import cli, estimators, run_folder
-from arm_tf.config import ConfigError
+from arm_tf import cli, estimators
+from arm_tf.training import run_folder
+from arm_tf.training.config import ConfigError
 
 _COLUMNS = ("true_gradient", "estimate", "probability", "loss")
 _LIBRARIES = ("tensorflow", "keras", "numpy")
@@ -82,7 +83,8 @@ def main():
     run_folder.make_folder(out, "--out")
 
     cli.load_tensorflow()
-    from arm_tf import plots, univariate
+    from arm_tf import figures
+    from arm_tf.toy import univariate
 
     traces = {}
     print("Probability at the end" + "".join(f"{f'p0 = {p0}':>12}" for p0 in p0s))
@@ -112,13 +114,13 @@ def main():
         },
     }
     run_folder.write_json(out / "toy.json", record)
-    plots.toy_traces({key: trace for key, trace in traces.items() if key[0] in shown}).savefig(
+    figures.toy_traces({key: trace for key, trace in traces.items() if key[0] in shown}).savefig(
         out / "traces.png"
     )
     at_p0 = {name: traces[name, shown_p0]["loss"] for name in names}
-    plots.toy_losses(at_p0, shown_p0).savefig(out / "losses.png")
+    figures.toy_losses(at_p0, shown_p0).savefig(out / "losses.png")
     truth = univariate.true_gradient(path, shown_p0)
-    plots.toy_gradients(gradients, truth, shown_p0).savefig(out / "gradients.png")
+    figures.toy_gradients(gradients, truth, shown_p0).savefig(out / "gradients.png")
     print(f"Tables and figures are in {out}.")
 
 

@@ -10,7 +10,7 @@ import functools
 
 import tensorflow as tf
 
-from arm_tf.run_folder import RunError
+from arm_tf.training.run_folder import RunError
 
 _OF_OTHERS = (  # errors that TensorFlow has for what happens to other workers
     tf.errors.AbortedError,

@@ -22,8 +22,8 @@ import tempfile
 import numpy as np
 from absl import logging
 
-from arm_tf import glyphs, readers
-from arm_tf.readers import PIXELS, DataError
+from arm_tf.data import glyphs, readers
+from arm_tf.data.readers import PIXELS, DataError
 
 _CHUNK = 4096  # rows handled at a time where a whole array would need much memory
 _BINARISATION_SEED = 784_28  # validation and test bits of the dynamic sets

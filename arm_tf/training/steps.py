@@ -5,8 +5,9 @@ import contextlib
 import keras
 import tensorflow as tf
 
-from arm_tf import distribution, estimators, models
-from arm_tf.run_folder import RunError
+from arm_tf import estimators, models
+from arm_tf.training import replicas
+from arm_tf.training.run_folder import RunError
 
 _MODELS = {"vae": models.BinaryVAE, "conditional": models.ConditionalNetwork}
 _ADAM_EPSILON = 1e-8  # that of TensorFlow 1, which the paper's experiments used
@@ -139,11 +140,11 @@ def make_steps(config, model, gradient_estimators, tracker, variable_groups, opt
     all apply the mean gradient. The collective operations that this takes keep XLA out.
     """
     groups = {part: variable_groups[part] for part in optimizers}
-    replicas = strategy.num_replicas_in_sync
+    is_alone = strategy.num_replicas_in_sync == 1
 
     def step(images, order, u, tracker_u, is_last):
-        x = tf.cast(tf.gather(images, distribution.share(order, axis=0)), tf.float32)
-        u, tracker_u = distribution.share(u, axis=1), distribution.share(tracker_u, axis=1)
+        x = tf.cast(tf.gather(images, replicas.share(order, axis=0)), tf.float32)
+        u, tracker_u = replicas.share(u, axis=1), replicas.share(tracker_u, axis=1)
         with tf.GradientTape(persistent=True) as tape:
             encoder_loss, decoder_loss, estimator_loss = model.losses(
                 x, u, gradient_estimators, config.decoder_samples
@@ -158,17 +159,17 @@ def make_steps(config, model, gradient_estimators, tracker, variable_groups, opt
         all_grads = []
         for part, variables in groups.items():
             grads = tape.gradient(losses[part], [variable.value for variable in variables])
-            grads = distribution.mean(grads)
-            optimizers[part].apply(distribution.addends(grads), variables)
+            grads = replicas.mean(grads)
+            optimizers[part].apply(replicas.addends(grads), variables)
             all_grads.append(grads)
         norms = tf.cond(  # they cost as much as an optimiser's step
             is_last,
             lambda: tf.stack([tf.linalg.global_norm(grads) for grads in all_grads]),
             lambda: tf.zeros([len(groups)]),
         )
-        return distribution.mean(decoder_loss), norms
+        return replicas.mean(decoder_loss), norms
 
-    @tf.function(jit_compile=config.jit and replicas == 1, autograph=False)
+    @tf.function(jit_compile=config.jit and is_alone, autograph=False)
     def steps(images, order, u, tracker_u, count):
         def body(i, losses, _):
             each = strategy.run(step, (images, order[i], u[i], tracker_u[i], i + 1 == count))

@@ -16,8 +16,8 @@ import time
 
 import psutil
 
-from arm_tf.config import ConfigError
-from arm_tf.run_folder import RunError
+from arm_tf.training.config import ConfigError
+from arm_tf.training.run_folder import RunError
 
 STOP_SIGNALS = tuple(  # SIGBREAK, Ctrl-Break, is what one process can send another on Windows
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name)

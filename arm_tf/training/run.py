@@ -10,18 +10,10 @@ import time
 import numpy as np
 import tensorflow as tf
 
-from arm_tf import (
-    board,
-    diagnostics,
-    distribution,
-    evaluation,
-    noise,
-    plots,
-    run_folder,
-    steps,
-)
-from arm_tf.cluster import ALONE
-from arm_tf.run_folder import RunError
+from arm_tf import figures, noise
+from arm_tf.training import board, bounds, moments, replicas, run_folder, steps
+from arm_tf.training.run_folder import RunError
+from arm_tf.training.workers import ALONE
 
 _IMAGES_SHOWN = 64
 _EVALUATIONS_PER_PICTURE = 10
@@ -37,11 +29,11 @@ class Trainer:
     """One run: its model, its optimisers, and the position that checkpoints keep.
 
     Args:
-      config: `arm_tf.config.Config`.
+      config: `arm_tf.training.config.Config`.
       dataset: `arm_tf.data.Dataset`.
-      folder: `arm_tf.run_folder.RunFolder`; a checkpoint in it is restored. None for workers
-        other than the chief, which take its state and write nothing.
-      cluster: `arm_tf.cluster.Cluster`.
+      folder: `arm_tf.training.run_folder.RunFolder`; a checkpoint in it is restored. None
+        for workers other than the chief, which take its state and write nothing.
+      cluster: `arm_tf.training.workers.Cluster`.
 
     Raises:
       RunError: there are fewer training images than one batch, a batch cannot be shared equally
@@ -62,19 +54,19 @@ class Trainer:
         if config.max_steps is not None:
             self.total_steps = min(self.total_steps, config.max_steps)
 
-        self.strategy = distribution.strategy(config.distribute)
-        replicas = self.strategy.num_replicas_in_sync
-        if config.batch_size % replicas:
+        self.strategy = replicas.strategy(config.distribute)
+        num_replicas = self.strategy.num_replicas_in_sync
+        if config.batch_size % num_replicas:
             raise RunError(
-                f"--batch_size={config.batch_size} cannot be shared equally among {replicas} "
+                f"--batch_size={config.batch_size} cannot be shared equally among {num_replicas} "
                 "replicas; choose a multiple of that."
             )
-        with distribution.working_together(cluster), self.strategy.scope():
+        with replicas.working_together(cluster), self.strategy.scope():
             if cluster.addresses:
                 self._compare_with_chief()
             self.model = steps.build_model(config, dataset)
             self.estimators = steps.build_gradient_estimators(config, self.model)
-            self.tracker = diagnostics.VarianceTracker(
+            self.tracker = moments.VarianceTracker(
                 {
                     name: steps.build_gradient_estimators(config, self.model, name)
                     for name in config.track_variance
@@ -129,8 +121,8 @@ class Trainer:
             self._open(state)
         if cluster.addresses:
             variables = tf.nest.flatten(state)
-            with distribution.working_together(cluster):
-                values = distribution.from_chief(self.strategy, variables)
+            with replicas.working_together(cluster):
+                values = replicas.from_chief(self.strategy, variables)
             for variable, value in zip(variables, values, strict=True):
                 variable.assign(value)
         self.begun = time.monotonic() - float(self.position["seconds"])
@@ -183,7 +175,7 @@ class Trainer:
         """Raises RunError unless the chief has the same settings and data."""
         own = json.dumps([self.config.settings(), self.dataset.checksum])
         own = tf.constant(int(hashlib.sha256(own.encode()).hexdigest()[:15], 16), tf.int64)
-        if distribution.from_chief(self.strategy, [own])[0] != own:
+        if replicas.from_chief(self.strategy, [own])[0] != own:
             raise RunError(
                 f"This is {self.cluster}, whose settings or data are not those of worker 0; "
                 "give all workers the same."
@@ -218,9 +210,9 @@ class Trainer:
         return not int(self.position["steps_summed"])
 
     def evaluator(self, images, num_samples, purpose):
-        """Bounds over `images` with noise of their own, as `arm_tf.evaluation.Evaluator`."""
+        """Bounds over `images` with noise of their own, as `arm_tf.training.bounds.Evaluator`."""
         key = noise.key(self.config.seed, purpose)
-        return evaluation.Evaluator(self.model, images, num_samples, key, self.config.jit)
+        return bounds.Evaluator(self.model, images, num_samples, key, self.config.jit)
 
     def run_steps(self):
         """Takes steps up to the end of a loop, of the epoch or of the run, and logs them.
@@ -233,13 +225,13 @@ class Trainer:
           RunError: a loss or gradient is not finite.
         """
         if not self.is_compiled:
-            with distribution.working_together(self.cluster):
+            with replicas.working_together(self.cluster):
                 self.take_steps(*self.arguments(0))
             self.is_compiled = True
         begin, config, step = time.monotonic(), self.config, self.step
         left_in_epoch = self.steps_per_epoch - step % self.steps_per_epoch
         count = min(config.steps_per_loop, left_in_epoch, self.total_steps - step)
-        with distribution.working_together(self.cluster):
+        with replicas.working_together(self.cluster):
             losses, norms = self.take_steps(*self.arguments(count))
             losses = losses.numpy()[:count].astype(np.float64)
             norms = {part: float(norm) for part, norm in norms.items()}
@@ -318,8 +310,8 @@ class Trainer:
         """
         if not self.cluster.addresses:
             return stop.requested
-        with distribution.working_together(self.cluster):
-            return distribution.any_worker(self.strategy, stop.requested)
+        with replicas.working_together(self.cluster):
+            return replicas.any_worker(self.strategy, stop.requested)
 
     def evaluate(self, stop):
         """Validates, keeps the weights if they are the best so far, writes metrics and events.
@@ -391,7 +383,7 @@ class Trainer:
         pictures = model.pictures(x, u[:, : len(x)])
         shape = self.dataset.image_shape
         return {
-            name: plots.grid(*map(np.asarray, images), image_shape=shape)
+            name: figures.grid(*map(np.asarray, images), image_shape=shape)
             for name, images in pictures.items()
         }
 
@@ -400,9 +392,9 @@ class Trainer:
         pictures = self.pictures()
         with self.writing():
             for name, page in pictures.items():
-                plots.save_grid(self.folder.path / f"{name}.png", page)
+                figures.save_grid(self.folder.path / f"{name}.png", page)
             if self.metrics:
-                figure = plots.run_curves(self.metrics, self.config.name)
+                figure = figures.run_curves(self.metrics, self.config.name)
                 figure.savefig(self.folder.path / "curves.png")
 
     def finish(self, progress):

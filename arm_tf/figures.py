@@ -205,7 +205,7 @@ def toy_traces(traces):
     own scale; below, the probabilities of all.
 
     Args:
-      traces: dict from (estimator, p0) to what `arm_tf.univariate` returns.
+      traces: dict from (estimator, p0) to what `arm_tf.toy.ascent` returns.
 
     Returns:
       matplotlib Figure.

@@ -6,7 +6,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from arm_tf import distribution, estimators, noise, steps
+from arm_tf import estimators, noise
+from arm_tf.training import replicas, steps
 
 _GROUPS = 10  # of draws, whose scatter gives the standard error of a variance
 _DECAY = 0.999
@@ -67,7 +68,7 @@ class VarianceTracker(keras.layers.Layer):
                 loss = tf.reduce_mean(loss)
             used += rows
             learning += estimator_loss
-            grads = distribution.mean(tape.gradient(loss, variables))
+            grads = replicas.mean(tape.gradient(loss, variables))
             for grad, (mean, square) in zip(grads, self.averages[name], strict=True):
                 mean.assign_add((1.0 - _DECAY) * (grad - mean))
                 square.assign_add((1.0 - _DECAY) * (grad**2 - square))
@@ -219,7 +220,7 @@ def compare(config, model, x, num_samples, draws, adapt_steps=0, report=lambda r
     "disarm", which is unbiased. All estimators must have the objective "elbo".
 
     Args:
-      config: `arm_tf.config.Config`, for seed and the estimators' settings.
+      config: `arm_tf.training.config.Config`, for seed and the estimators' settings.
       model, x, draws, adapt_steps: as in `gradient_moments`.
       num_samples: K by estimator's name.
       report: called with each row.

@@ -1,7 +1,7 @@
 """Measures speed and memory, with ratios: `python -m arm_tf.benchmark`.
 
-Steps of training against a plain reference (`arm_tf.plain_reference`) and against their bare
-matrix products, with a table of where a step's time goes; the test bound against its products; a
+Steps of training against a plain reference (`plain_reference`) and against their bare matrix
+products, with a table of where a step's time goes; the test bound against its products; a
 process's memory and start; trials at once; how cost grows with batch, units, layers, samples
 and estimators; and what a comparison of all estimators in the paper's settings costs. What is
 compared runs interleaved, round by round; figures are medians, with the quartiles as spread. Writes
@@ -30,7 +30,8 @@ import psutil
 from absl import flags
 
 import arm_tf
-from arm_tf import cli, cluster, config, data, estimators, paper, run_folder, trials
+from arm_tf import cli, data, estimators, paper
+from arm_tf.training import config, run_folder, trials, workers
 
 PARTS = ("steps", "fit", "evaluation", "process", "trials", "sweep", "cost")
 _MODELS = {name: paper.SETTINGS[f"mnist_static-{name}"] for name in
@@ -177,7 +178,7 @@ class Bench:
     """A run's trainer in a folder that is thrown away, and the programs it consists of."""
 
     def __init__(self, dataset, /, **settings):
-        from arm_tf.trainer import Trainer
+        from arm_tf.training.run import Trainer
 
         self.folder = tempfile.TemporaryDirectory()
         self.config = config.Config(**{**settings, "logdir": self.folder.name, "name": "run"})
@@ -277,7 +278,7 @@ def export(dataset, folder):
 
 def measure_steps(dataset, rounds):
     """Training steps of the three models of the paper, by model; a dict for each."""
-    from arm_tf import plain_reference
+    from arm_tf.benchmark import plain_reference
 
     results = {}
     for name, settings in _MODELS.items():
@@ -401,12 +402,13 @@ def measure_evaluation(dataset, rounds):
     """The test bound of the linear model; a dict."""
     import tensorflow as tf
 
-    from arm_tf import evaluation, noise, steps
+    from arm_tf import noise
+    from arm_tf.training import bounds, steps
 
     settings = config.Config(**_MODELS["linear"])
     model = steps.build_model(settings, dataset)
     images, samples = _EVALUATED
-    evaluator = evaluation.Evaluator(model, dataset.test[:images], samples, noise.key(0, "test"))
+    evaluator = bounds.Evaluator(model, dataset.test[:images], samples, noise.key(0, "test"))
     shape = [evaluator.samples, model.num_layers, evaluator.rows, model.units]
     piece = (dataset.test[: evaluator.rows], tf.zeros(shape), tf.constant(evaluator.samples))
     program = evaluator.piece.experimental_get_compiler_ir(*piece)(stage="optimized_hlo")
@@ -568,7 +570,7 @@ def measure_cost(dataset, rounds):
                 continue
             relative = by_estimator[name] / by_estimator["arm"]
             hours[setting, name] = steps * by_setting[setting] * relative / 3600
-    cores = cluster.usable_cores()
+    cores = workers.usable_cores()
     total, longest = _COMPARED_SEEDS * sum(hours.values()), max(hours.values())
     dear = sorted({name for _, name in hours}, key=by_estimator.get)[-2:]
     frugal = [value for (_, name), value in hours.items() if name not in dear]
@@ -662,11 +664,11 @@ def main():
     cli.load_tensorflow()
     import tensorflow as tf
 
-    from arm_tf import plots
+    from arm_tf import figures
 
     dataset = random_images()
     results = {
-        "cores": cluster.usable_cores(),
+        "cores": workers.usable_cores(),
         "processor": platform.processor() or platform.machine(),
         "devices": [device.name for device in tf.config.list_physical_devices()],
         "tensorflow": tf.__version__,
@@ -689,7 +691,7 @@ def main():
     if values.history and "steps" in results:
         compare_with_history(results, values.history, values.record)
     if {"steps", "sweep"} & set(results):
-        plots.benchmark(results).savefig(out / "benchmark.png")
+        figures.benchmark(results).savefig(out / "benchmark.png")
         print(f"Drawn in {out / 'benchmark.png'}.")
 
 

@@ -1,0 +1,1 @@
+"""Finished runs as the paper's tables and figures."""
