@@ -37,6 +37,7 @@ class Cell:
 
     @property
     def path(self):
+        """Of the run's folder."""
         return run_folder.run_path(self.config)
 
     @property

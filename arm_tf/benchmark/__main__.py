@@ -261,6 +261,7 @@ class Bench:
         run_folder.write_json(folder / "program.json", description)
 
     def close(self):
+        """Removes the folder of the run."""
         self.trainer.folder.close()
         self.folder.cleanup()
 

@@ -40,6 +40,7 @@ def double_cv(f, logits, u, parameters):
 
 
 def double_cv_parameters(units):
+    """The weight of the control variate to begin with, none; a dict."""
     return {"alpha": 0.0}
 
 

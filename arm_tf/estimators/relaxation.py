@@ -101,6 +101,7 @@ def _annealed(parameters):
 
 
 def st_annealed_parameters(units):
+    """The slope to begin with, the sigmoid's own; a dict."""
     return {"slope": 1.0}
 
 
@@ -222,6 +223,7 @@ def rebar(f, logits, u, parameters):
 
 
 def rebar_parameters(units):
+    """Weight of the control variate and temperature to begin with; a dict."""
     return {"eta": 1.0, "log_temperature": math.log(0.5)}
 
 
