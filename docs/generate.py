@@ -123,7 +123,7 @@ def api_pages():
         f"# API\n\nWhat most uses take: {', '.join(most)}.\n\n"
         "| module | what |\n|---|---|\n" + "\n".join(rows) + "\n"
     )
-    texts = {f"{name}.md": f"# {name}\n\n::: {name}\n" for name in found}
+    texts = {f"{name}.md": f"# `{name}`\n\n::: {name}\n" for name in found}
     return {"index.md": index, **texts}
 
 
