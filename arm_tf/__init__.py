@@ -8,9 +8,9 @@ import sys
 
 __version__ = "0.1.0"
 
-_SUBMODULES = ("bernoulli", "data", "estimators", "layers", "models", "objectives")
+_SUBMODULES = ("bernoulli", "chain", "data", "estimators", "layers", "models", "objectives")
 _HOMES = {
-    "expectation": "layers",
+    "expectation": "expectation",
     "StochasticBinary": "layers",
     "StochasticModel": "stochastic_model",
 }
@@ -39,5 +39,5 @@ def _is_program():
 # Keras finds a saved model's classes by name once their modules are loaded; the programs answer
 # --help before they load TensorFlow.
 if not _is_program():
-    for _home in set(_HOMES.values()):
-        importlib.import_module(f"arm_tf.{_home}")
+    for _name, _home in _HOMES.items():  # the function takes the place of the module of its name
+        globals()[_name] = getattr(importlib.import_module(f"arm_tf.{_home}"), _name)

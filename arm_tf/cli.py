@@ -88,7 +88,6 @@ def run(main, argument=None):
             _silence(sys.stdout)
             sys.exit(128 + 13)  # as if ended by SIGPIPE, which Windows lacks
 
-    os.environ["XLA_FLAGS"] = f"{_XLA_FLAGS} {os.environ.get('XLA_FLAGS', '')}".strip()
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # closed; opened in this order they are 0, 1 and 2 again
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))
@@ -133,9 +132,10 @@ def _silence(stream):
 
 
 def load_tensorflow(distribute="none", starting=contextlib.nullcontext):
-    """Imports TensorFlow and starts its devices without the notes that it prints meanwhile.
+    """Imports TensorFlow, sets XLA's flags, and starts devices without the notes printed meanwhile.
 
-    They are shown after all if that fails, or where the user has set TF_CPP_MIN_LOG_LEVEL.
+    The flags count unless XLA has compiled something before. The notes are shown after all if that
+    fails, or where the user has set TF_CPP_MIN_LOG_LEVEL.
 
     Args:
       distribute: as in `config.Config`.
@@ -143,6 +143,9 @@ def load_tensorflow(distribute="none", starting=contextlib.nullcontext):
         start the devices in.
     """
     logging.set_verbosity(logging.WARNING)
+    xla_flags = os.environ.get("XLA_FLAGS", "")
+    if _XLA_FLAGS not in xla_flags:  # before the user's, which count where they contradict
+        os.environ["XLA_FLAGS"] = f"{_XLA_FLAGS} {xla_flags}".strip()
     if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
         _start_devices(distribute, starting(2))
         return

@@ -12,7 +12,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from arm_tf import bernoulli, estimators, layers
+from arm_tf import bernoulli, chain, estimators
+from arm_tf.expectation import at_any_precision, attach_gradient
+from arm_tf.layers import StochasticBinary
 
 
 @keras.saving.register_keras_serializable(package="arm_tf")
@@ -144,7 +146,7 @@ class _Step:
 
     @property
     def is_sampling(self):
-        is_stochastic = isinstance(self.operation, layers.StochasticBinary)
+        is_stochastic = isinstance(self.operation, StochasticBinary)
         return is_stochastic and "f" not in self.arguments.kwargs
 
     def __call__(self, value):
@@ -267,11 +269,11 @@ class _Path:
             loss = datum_loss(outputs, samples, penalties, u.dtype)
             return tf.ensure_shape(tf.reshape(loss, [samples, size]), b.shape[:-1])
 
-        run = lambda f, logits, u: estimator.run(layers.connected(f), logits, u)
-        estimate = layers.at_any_precision(run, f, flat, u)
+        run = lambda f, logits, u: estimator.run(chain.connected(f), logits, u)
+        estimate = at_any_precision(run, f, flat, u)
         learn = lambda: estimator.update(estimate.new_parameters)
         zeros = tf.zeros_like(estimate.value)
-        surrogate = layers.attach_gradient(zeros, flat, estimate.grad_logits, learn)
+        surrogate = attach_gradient(zeros, flat, estimate.grad_logits, learn)
         divisor = tf.cast(datum_loss.divisor, u.dtype)
         yield tf.math.divide_no_nan(tf.reduce_sum(surrogate), divisor)
         if estimator.trainable_variables:
@@ -316,7 +318,7 @@ class _Path:
             if j in later:
                 layer = steps[j].operation
                 (logits,) = (value(slot) for slot in steps[j].reads.values())
-                (u,) = layers.cycle([later[j]], samples)
+                (u,) = chain.cycle([later[j]], samples)
                 u = tf.broadcast_to(u, tf.concat([[samples], tf.shape(u)[1:]], axis=0))
                 u = tf.reshape(u, tf.shape(logits))
                 b_j = sample(tf.cast(tf.cast(logits, layer.compute_dtype), u.dtype), u)
@@ -458,12 +460,10 @@ def _refuse_other_losses(operation):
 
 
 def _holds_stochastic_layers(operation):
-    if isinstance(operation, layers.StochasticBinary) or not isinstance(
-        operation, keras.layers.Layer
-    ):
+    if isinstance(operation, StochasticBinary) or not isinstance(operation, keras.layers.Layer):
         return False
     parts = operation._flatten_layers(include_self=False)
-    return any(isinstance(part, layers.StochasticBinary) for part in parts)
+    return any(isinstance(part, StochasticBinary) for part in parts)
 
 
 def _leaf(structure):

@@ -133,7 +133,7 @@ def run(cells, connection, retries):
     import ray
 
     threads = {"TF_NUM_INTRAOP_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "2"}
-    variables = {"XLA_FLAGS": os.environ["XLA_FLAGS"], "PYTHONPATH": os.pathsep.join(sys.path)}
+    variables = {"PYTHONPATH": os.pathsep.join(sys.path)}
     ray.init(
         **connection,
         include_dashboard=False,

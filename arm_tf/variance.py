@@ -71,16 +71,17 @@ def main():
 
     cli.load_tensorflow()
     from arm_tf import figures
-    from arm_tf.training import moments, steps
+    from arm_tf.training import checkpoints, moments, steps
 
     if values.run:
-        model = steps.load_model(folder, config, dataset)
+        model = checkpoints.load_model(folder, config, dataset)
     else:
         model = steps.build_model(config, dataset)
     x = dataset.epoch(config.seed, 0)[: values.images].astype("float32")
-    rows = moments.compare(
-        config, model, x, num_samples, values.draws, values.adapt_steps, print_row
-    )
+    with steps.precision(config):
+        rows = moments.compare(
+            config, model, x, num_samples, values.draws, values.adapt_steps, print_row
+        )
     header = ["estimator", "samples", "evaluations"]
     header += [f"{column}_{where}" for where in ("logits", "weights") for column in _COLUMNS]
     lines = [",".join(header)]

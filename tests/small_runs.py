@@ -48,15 +48,15 @@ def run(config, dataset):
 
 def run_stopped_at(step, config, dataset, monkeypatch):
     """Starts a run that is asked to stop when it comes to a step."""
-    run_steps = session.Trainer.run_steps
+    run_steps = session.Run.run_steps
 
-    def stopping(trainer):
-        if trainer.step == step:
+    def stopping(running):
+        if running.step == step:
             signal.raise_signal(signal.SIGTERM)
-        return run_steps(trainer)
+        return run_steps(running)
 
     with monkeypatch.context() as patch:
-        patch.setattr(session.Trainer, "run_steps", stopping)
+        patch.setattr(session.Run, "run_steps", stopping)
         return run(config, dataset)
 
 

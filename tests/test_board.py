@@ -219,15 +219,15 @@ def test_run_that_was_stopped_is_one_session(
 
 def test_run_that_failed_says_so_until_it_goes_on(dataset, tmp_path, monkeypatch):
     config = plain(tmp_path)
-    run_steps = session.Trainer.run_steps
+    run_steps = session.Run.run_steps
 
-    def poisoned(trainer):
-        if trainer.step == 22:
-            trainer.model.prior_logits.assign(trainer.model.prior_logits * np.nan)
-        return run_steps(trainer)
+    def poisoned(run):
+        if run.step == 22:
+            run.learner.model.prior_logits.assign(run.learner.model.prior_logits * np.nan)
+        return run_steps(run)
 
     with monkeypatch.context() as patch:
-        patch.setattr(session.Trainer, "run_steps", poisoned)
+        patch.setattr(session.Run, "run_steps", poisoned)
         with pytest.raises(run_folder.RunError, match="not finite"):
             run(config, dataset)
     assert Board(tmp_path).status() == "STATUS_FAILURE"

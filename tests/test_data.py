@@ -16,7 +16,7 @@ import pytest
 import scipy.io
 
 from arm_tf import data
-from arm_tf.data import glyphs, readers
+from arm_tf.data import glyphs, readers, sources
 
 REAL = pathlib.Path(__file__).parents[2] / "shared" / "data"
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="the real data are not here")
@@ -222,8 +222,8 @@ def write_idx(path, images, tail=b""):
 def test_idx_files_are_found_and_known_by_their_contents(
     name, folder, end, tmp_path, mnist_file, grey, monkeypatch, caplog
 ):
-    sources = {"mnist": "mnist.npz", "fashion": "train-images-idx3-ubyte.gz"}
-    mine, other = sources[name.split("_")[0]], sources["fashion" if "mnist_" in name else "mnist"]
+    files = {"mnist": "mnist.npz", "fashion": "train-images-idx3-ubyte.gz"}
+    mine, other = files[name.split("_")[0]], files["fashion" if "mnist_" in name else "mnist"]
     contents = f"sha256:{hashlib.sha256(grey[0].tobytes() + grey[1].tobytes()).hexdigest()}"
     write_idx(tmp_path / folder / f"train-images-idx3-ubyte{end}", grey[0])
     assert str(tmp_path / mine) in refused(name, tmp_path)  # as there is no other half
@@ -233,8 +233,8 @@ def test_idx_files_are_found_and_known_by_their_contents(
     caplog.clear()
 
     def publish(source):
-        changed = dataclasses.replace(data.SOURCES[source], contents=contents)
-        monkeypatch.setitem(data.SOURCES, source, changed)
+        changed = dataclasses.replace(sources.SOURCES[source], contents=contents)
+        monkeypatch.setitem(sources.SOURCES, source, changed)
 
     with monkeypatch.context() as monkeypatch:
         publish(mine)
@@ -259,7 +259,7 @@ def test_mnist_static_from_gzipped_text(tmp_path, monkeypatch, caplog):
         text = fake_text(count, b"1")
         (tmp_path / f"{name}.gz").write_bytes(gzip.compress(text, 1))
         checksum = f"sha256:{hashlib.sha256(text).hexdigest()}"
-        monkeypatch.setitem(data.SOURCES, name, data.Source("", "", checksum))
+        monkeypatch.setitem(sources.SOURCES, name, sources.Source("", "", checksum))
     dataset = data.load("mnist_static", tmp_path)
     assert dataset.published and not caplog.records
     assert [x.sum() for x in (dataset.train, dataset.valid, dataset.test)] == [1, 1, 1]
@@ -816,8 +816,8 @@ def publish(monkeypatch, mnist_file, grey):
 
     def set_source(address, algorithm="sha256", checksum=None):
         checksum = checksum or hashlib.new(algorithm, mnist_file.read_bytes()).hexdigest()
-        source = data.Source(address, f"{algorithm}:{checksum}", contents)
-        monkeypatch.setitem(data.SOURCES, "mnist.npz", source)
+        source = sources.Source(address, f"{algorithm}:{checksum}", contents)
+        monkeypatch.setitem(sources.SOURCES, "mnist.npz", source)
 
     return set_source
 
@@ -886,7 +886,7 @@ def test_cache_that_cannot_be_written(server, publish, tmp_path, monkeypatch):
 
 
 def test_sources_are_complete():
-    for name, source in data.SOURCES.items():
+    for name, source in sources.SOURCES.items():
         algorithm, _, checksum = source.checksum.partition(":")
         assert len(bytes.fromhex(checksum)) == hashlib.new(algorithm).digest_size
         assert source.address.endswith(f"/{name}")

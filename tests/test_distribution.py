@@ -57,16 +57,18 @@ def two_steps(dataset, logdir, **settings):
         logdir, units=UNITS, batch_size=BATCH, jit=False, steps_per_loop=1, max_steps=2, **settings
     )
     folder = run_folder.RunFolder(config)
-    trainer = session.Trainer(config, dataset, folder)
-    losses = [trainer.run_steps()[0]]
+    run = session.Run(config, dataset, folder)
+    losses = [run.run_steps()[0]]
     gradients = {  # Adam's first moments after one step
         part: np.concatenate([np.ravel(m) for m in optimizer._momentums])
-        for part, optimizer in trainer.optimizers.items()
+        for part, optimizer in run.learner.optimizers.items()
         if part != "prior"
     }
-    averages = [np.array(v) for layer in trainer.estimators for v in layer.non_trainable_variables]
-    averages += [np.array(v) for v in trainer.tracker.averages.get("disarm", [[]])[0]]
-    losses.append(trainer.run_steps()[0])
+    averages = [
+        np.array(v) for layer in run.learner.estimators for v in layer.non_trainable_variables
+    ]
+    averages += [np.array(v) for v in run.learner.tracker.averages.get("disarm", [[]])[0]]
+    losses.append(run.run_steps()[0])
     folder.close()
     return losses, gradients, averages
 
@@ -421,9 +423,9 @@ def test_stop_while_workers_agree_waits_for_the_next_time(monkeypatch):
 
     with session.Stop() as stop:
         monkeypatch.setattr(replicas, "any_worker", meanwhile)
-        assert not session.Trainer.agrees(worker, stop)
+        assert not session.Run.agrees(worker, stop)
         monkeypatch.setattr(replicas, "any_worker", lambda strategy, flag: flag)
-        assert session.Trainer.agrees(worker, stop)
+        assert session.Run.agrees(worker, stop)
 
 
 @no_windows

@@ -79,9 +79,9 @@ def text(function, arguments, stage):
 
 
 def test_loop_of_steps_stays_on_the_device_and_leaves_the_images_alone(bench):
-    arguments = bench.trainer.arguments(1)
+    arguments = bench.arguments(1)
     for stage in ("hlo", "optimized_hlo"):
-        program = text(bench.trainer.take_steps, arguments, stage)
+        program = text(bench.learner.take_steps, arguments, stage)
         assert len(re.findall(r" while\(", program)) == 1
         assert re.search(r"u8\[20,(1,)?784\]\S* (gather|fusion|dynamic-slice)\(", program)
         assert not faults(program)
@@ -117,12 +117,12 @@ def test_export_takes_the_steps_that_it_writes(bench, exported):
     described = json.loads((exported / "small" / "program.json").read_text(encoding="utf-8"))
     arguments = np.load(exported / "small" / "arguments.npz")
     expected = np.load(exported / "small" / "expected.npz")
-    optimizers = bench.trainer.optimizers
+    optimizers = bench.learner.optimizers
     by_name = lambda variables: {v.value.name.removesuffix(":0"): v for v in variables}
     held = by_name(v for o in optimizers.values() for v in o.variables)
     fixed = {name for name in held if name.endswith("learning_rate")}
-    held |= by_name(bench.trainer.model.variables)
-    fixed |= by_name(bench.trainer.model.non_trainable_variables).keys()
+    held |= by_name(bench.learner.model.variables)
+    fixed |= by_name(bench.learner.model.non_trainable_variables).keys()
     given = ["images", "order", "noise", "count"]  # the tracker's noise is empty
     assert described["steps"] == 2 and described["parameters"][:4] == given
     assert set(described["parameters"][4:]) == set(held)

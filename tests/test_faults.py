@@ -20,7 +20,7 @@ import tensorflow as tf
 from small_runs import assert_same_run, configure, run, run_stopped_at, small_dataset
 
 from arm_tf import cli, data, train
-from arm_tf.training import run_folder, session, steps
+from arm_tf.training import checkpoints, run_folder, session
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -80,18 +80,18 @@ def command(dataset, monkeypatch, capfd):
 
 @pytest.fixture
 def before(monkeypatch):
-    """Lets something happen before a method of the trainer is called, once or at a step."""
+    """Lets something happen before a method of the running is called, once or at a step."""
 
     def before(method, action, step=None):
-        original = getattr(session.Trainer, method)
+        original = getattr(session.Run, method)
 
-        def wrapper(trainer, *args):
-            if step in (None, trainer.step):
-                monkeypatch.setattr(session.Trainer, method, original)
+        def wrapper(running, *args):
+            if step in (None, running.step):
+                monkeypatch.setattr(session.Run, method, original)
                 action()
-            return original(trainer, *args)
+            return original(running, *args)
 
-        monkeypatch.setattr(session.Trainer, method, wrapper)
+        monkeypatch.setattr(session.Run, method, wrapper)
 
     return before
 
@@ -217,9 +217,7 @@ def test_disk_that_is_full_from_the_start(kept, finished, tmp_path, command):
         assert_goes_on(command(config), config, finished)
 
 
-@pytest.mark.parametrize(
-    "method, step", [("evaluate", 22), ("save", 22), ("save_pictures", 33)], ids=str
-)
+@pytest.mark.parametrize("method, step", [("evaluate", 22), ("save", 22), ("finish", 33)], ids=str)
 def test_disk_that_gets_full(method, step, finished, tmp_path, command, before):
     """Before the best weights, a checkpoint or the results are written."""
     disk = tmp_path / "disk"
@@ -368,16 +366,16 @@ def test_damaged_best_weights(damage, half_done, dataset, command, before):
     with pytest.raises(run_folder.RunError, match="Cannot restore .*/best/"):
         session.evaluate_run(pathlib.Path(half_done.logdir) / "run", half_done, dataset, "test", 2)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session.Trainer, "evaluate", worse(session.Trainer.evaluate))
+        patch.setattr(session.Run, "evaluate", worse(session.Run.evaluate))
         assert_one_line(command(half_done), "/best/", "best validation are lost", "--name")
 
 
 def worse(evaluate):
     """An evaluation that is never the best."""
 
-    def wrapper(trainer, stop):
-        trainer.position["best_valid_nll"].assign(-np.inf)
-        return evaluate(trainer, stop)
+    def wrapper(running, stop):
+        running.position["best_valid_nll"].assign(-np.inf)
+        return evaluate(running, stop)
 
     return wrapper
 
@@ -385,15 +383,19 @@ def worse(evaluate):
 def test_every_flipped_bit_of_a_checkpoint_is_noticed(half_done, dataset):
     """TensorFlow's checksums suffice: what it restores without complaint is what was saved."""
     folder = run_folder.RunFolder(half_done)
-    trainer = session.Trainer(half_done, dataset, folder)
-    checkpoint, path = trainer.latest.checkpoint, str(newest(half_done))
+    running = session.Run(half_done, dataset, folder)
+    checkpoint, path = running.checkpoints._latest.checkpoint, str(newest(half_done))
 
     def state():
-        optimizers = [steps.tensors(optimizer) for optimizer in trainer.optimizers.values()]
+        optimizers = [
+            checkpoints.tensors(optimizer) for optimizer in running.learner.optimizers.values()
+        ]
         return [
             variable.numpy()
-            for variable in tf.nest.flatten([steps.tensors(trainer.model), optimizers])
-            + list(trainer.position.values())
+            for variable in tf.nest.flatten(
+                [checkpoints.tensors(running.learner.model), optimizers]
+            )
+            + list(running.position.values())
         ]
 
     saved, rng, noticed = state(), random.Random(0), 0
@@ -405,7 +407,7 @@ def test_every_flipped_bit_of_a_checkpoint_is_noticed(half_done, dataset):
             damaged[rng.randrange(len(contents))] ^= 1 << rng.randrange(8)
             file.write_bytes(damaged)
             try:
-                steps.restore(checkpoint, path)
+                checkpoints.restore(checkpoint, path)
             except run_folder.RunError:
                 noticed += 1
             else:
@@ -437,19 +439,24 @@ def test_damaged_file_of_a_run(file, contents, half_done, command):
 @pytest.mark.parametrize("poison", ["image", "learning rate"])
 def test_number_that_is_not_finite(poison, finished, tmp_path, command, monkeypatch):
     config = plain(tmp_path, steps_per_loop=1)
-    arguments = session.Trainer.arguments
+    run_steps = session.Run.run_steps
 
-    def poisoned(trainer, count):
-        images, *others = arguments(trainer, count)
-        if trainer.step == 16 and poison == "image":
-            images = tf.cast(images, tf.float32) * np.nan
-        if trainer.step == 16 and poison == "learning rate":
-            for optimizer in trainer.optimizers.values():
+    def poisoned(running):
+        feed = running.feed
+
+        def poisoned_feed(step, count):
+            images, *others = feed(step, count)
+            return tf.cast(images, tf.float32) * np.nan, *others
+
+        if running.step == 16 and poison == "image":
+            running.feed = poisoned_feed
+        if running.step == 16 and poison == "learning rate":
+            for optimizer in running.learner.optimizers.values():
                 optimizer.learning_rate.assign(np.inf)
-        return images, *others
+        return run_steps(running)
 
     with monkeypatch.context() as patch:
-        patch.setattr(session.Trainer, "arguments", poisoned)
+        patch.setattr(session.Run, "run_steps", poisoned)
         assert_one_line(
             command(config), f"not finite at step {17 + (poison != 'image')}", "is kept"
         )

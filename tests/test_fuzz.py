@@ -500,9 +500,9 @@ def one_step(arguments, dataset):
         config = dataclasses.replace(config, jit=False, distribute="none", **least)
         with contextlib.closing(folder):
             folder.start(config, dataset)
-            trainer = session.Trainer(config, dataset, folder)
-            trainer.is_compiled = True
-            loss, _ = trainer.run_steps()
+            run = session.Run(config, dataset, folder)
+            run.is_compiled = True
+            loss, _ = run.run_steps()
             assert np.isfinite(loss)
             return loss
     except flags.Error:

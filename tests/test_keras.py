@@ -10,7 +10,8 @@ import pytest
 import tensorflow as tf
 
 import arm_tf
-from arm_tf import StochasticBinary, StochasticModel, estimators, layers
+from arm_tf import StochasticBinary, StochasticModel, estimators
+from arm_tf.expectation import precise_dtype
 
 ELBO = sorted(n for n, r in estimators.TABLE.items() if r.objective == "elbo")
 LEARNING = sorted(n for n in ELBO if estimators.TABLE[n].initial)
@@ -127,7 +128,7 @@ def spread_noise(self, logits, rows):
     numbers = tf.range(tf.cast(tf.reduce_prod(shape), tf.int64)) + 12_345 * rows
     u = tf.cast(tf.math.floormod(numbers * 2_654_435_761, 2**32), tf.float64) / 2**32
     u = tf.ensure_shape(tf.reshape(u, shape), [rows, *logits.shape])
-    return tf.cast(u, layers.precise_dtype(logits.dtype))
+    return tf.cast(u, precise_dtype(logits.dtype))
 
 
 @pytest.mark.slow
@@ -477,7 +478,7 @@ def test_policies_keep_noise_and_parameters_precise():
     assert layer(tf.zeros([2, 3]), training=False).dtype == tf.bfloat16
     assert layer.noise(tf.zeros([2, 3], tf.bfloat16), 1).dtype == tf.float32
     assert {v.dtype for v in layer.gradient_estimator.variables} == {"float32"}
-    assert layers.precise_dtype("float64") == tf.float64
+    assert precise_dtype("float64") == tf.float64
 
 
 def test_a_subclass_that_is_built_can_be_backed_up(tmp_path):

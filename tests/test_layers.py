@@ -9,7 +9,8 @@ import pytest
 import tensorflow as tf
 
 import arm_tf
-from arm_tf import estimators, layers
+from arm_tf import chain, estimators, layers
+from arm_tf.expectation import GradientEstimator
 
 RNG = np.random.default_rng(0)
 LOGITS = tf.constant(RNG.normal(size=(5, 3)), tf.float32)
@@ -122,12 +123,12 @@ def test_path_expectation_refuses_a_wrong_number_of_noise_rows():
     with pytest.raises(
         ValueError, match=r"u must have 4 rows of noise, received shape \(3, 5, 3\)"
     ):
-        layers.path_expectation(
+        chain.path_expectation(
             lambda path, logits: 0,
             [tf.identity] * 2,
             LOGITS,
             tf.zeros([3, 5, 3]),
-            [layers.GradientEstimator("arm", 3) for _ in range(2)],
+            [GradientEstimator("arm", 3) for _ in range(2)],
         )
 
 

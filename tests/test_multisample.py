@@ -231,7 +231,16 @@ def test_weights_of_very_different_size_keep_their_precision(name):
     (value, grad), (exact_value, exact_grad) = results
     rounding = np.finfo("float32").eps * 1000
     np.testing.assert_allclose(value, exact_value, rtol=0, atol=rounding)
-    np.testing.assert_allclose(grad, exact_grad, rtol=1e-6, atol=1e-6)
+    atol = np.full([100, 1], 1e-6)
+    if name == "disarm_local":  # of differences L - L_anti_k that may be in the thousands
+        probs = 1 / (1 + np.exp(-logits))
+        best, best_anti = wide(u < probs), wide(u > 1 - probs)
+        others = [np.delete(best, k, axis=0).max(axis=0) for k in range(5)]
+        jumps = np.maximum(best, others) - np.maximum(best_anti, others)
+        large = (np.abs(jumps) > 10).sum(axis=0)
+        assert 0 < (large > 0).sum() < 50
+        atol += rounding * large[:, np.newaxis]
+    assert (np.abs(grad.numpy() - exact_grad.numpy()) <= atol + 1e-6 * np.abs(exact_grad)).all()
 
 
 @pytest.mark.parametrize("name", OF_FUNCTIONS)

@@ -11,8 +11,9 @@ import tensorflow as tf
 import test_models
 
 import arm_tf
-from arm_tf import bernoulli, estimators, layers
+from arm_tf import bernoulli, estimators
 from arm_tf.estimators import relaxation
+from arm_tf.expectation import GradientEstimator
 
 UNBIASED = {"muprop", "rebar", "relax"}
 STRAIGHT = {"st", "st_annealed", "st_gumbel", "darn"}
@@ -437,7 +438,7 @@ def test_learned_parameters_descend_on_the_squared_gradient(name):
 @pytest.mark.parametrize("name, ratio", [("rebar", 0.85), ("relax", 0.7)])
 def test_learning_lowers_the_variance(name, ratio):
     logits = tf.constant(np.random.default_rng(0).normal(size=(100, 3)))
-    estimator = layers.GradientEstimator(name, 3, dtype="float64")
+    estimator = GradientEstimator(name, 3, dtype="float64")
     optimizer = keras.optimizers.Adam(0.02)
     f = lambda b, sample=None: f_of(b) + 5.0
 
@@ -472,7 +473,7 @@ def test_gradients_reach_only_what_they_should(name):
     rng = np.random.default_rng(0)
     weight = tf.Variable(1.3, dtype=tf.float64)
     logits = tf.constant(rng.normal(size=(5, 3)))
-    estimator = layers.GradientEstimator(name, 3, num_samples=2, dtype="float64")
+    estimator = GradientEstimator(name, 3, num_samples=2, dtype="float64")
     u = tf.constant(rng.uniform(size=(estimator.rows, 5, 3)))
     f = lambda b, sample=None: tf.exp(weight * tf.reduce_sum(b, -1) / 3)
     with tf.GradientTape(persistent=True) as tape:

@@ -8,7 +8,8 @@ import oracles
 import pytest
 import tensorflow as tf
 
-from arm_tf import StochasticBinary, StochasticModel, estimators, layers, models, stochastic_model
+from arm_tf import StochasticBinary, StochasticModel, estimators, models, stochastic_model
+from arm_tf.expectation import precise_dtype
 
 ELBO = sorted(n for n, r in estimators.TABLE.items() if r.objective == "elbo")
 X, Y = np.array([[0.3, -0.8]]), np.array([[0.7]])
@@ -34,7 +35,7 @@ class Noise:
         u = self.arrays.get(len(self.asked), np.full(shape, 0.5))
         assert list(u.shape) == shape
         self.asked.append((layer.name, rows, logits.shape))
-        return tf.constant(u, layers.precise_dtype(logits.dtype))
+        return tf.constant(u, precise_dtype(logits.dtype))
 
 
 def dense(units, seed, **kwargs):
@@ -204,14 +205,14 @@ def test_expected_gradient_is_the_gradient_of_the_expected_loss(net, estimator, 
 
 def test_a_wrong_gradient_fails_the_proof(monkeypatch):
     """The proof sees a gradient that is off by a thousandth in one unit."""
-    plain = layers.at_any_precision
+    plain = stochastic_model.at_any_precision
 
     def wrong(*args):
         estimate = plain(*args)
         scale = tf.constant([1.001, 1.0][: estimate.grad_logits.shape[-1]], tf.float64)
         return estimate._replace(grad_logits=scale * estimate.grad_logits)
 
-    monkeypatch.setattr(layers, "at_any_precision", wrong)
+    monkeypatch.setattr(stochastic_model, "at_any_precision", wrong)
     weights, got = expected_gradients("chain", "arm", monkeypatch)
     exact = exact_gradients("chain", weights)
     assert max(np.abs(g - e).max() for g, e in zip(got, exact, strict=True)) > 1e-6

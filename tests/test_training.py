@@ -27,9 +27,9 @@ from small_runs import (
 )
 
 from arm_tf import data, noise, train
-from arm_tf.training import run_folder, session, steps
+from arm_tf.training import run_folder, session
 from arm_tf.training.config import Config
-from arm_tf.training.run import epoch_order
+from arm_tf.training.feed import epoch_order
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +43,18 @@ def finished(tmp_path_factory, dataset):
 
 
 @pytest.mark.parametrize("tf32", [False, True])
-def test_products_have_the_precision_asked_for(tf32, dataset):
-    steps.build_model(Config(tf32=tf32, units=2), dataset)
-    assert tf.config.experimental.tensor_float_32_execution_enabled() == tf32
+def test_products_have_the_precision_asked_for(tf32, dataset, tmp_path, monkeypatch):
+    """While a run trains; afterwards the process has its own again."""
+    is_enabled = tf.config.experimental.tensor_float_32_execution_enabled
+    before, run_steps, seen = is_enabled(), session.Run.run_steps, []
+
+    def looking(running):
+        seen.append(is_enabled())
+        return run_steps(running)
+
+    monkeypatch.setattr(session.Run, "run_steps", looking)
+    run(configure(tmp_path, tf32=tf32, max_steps=1), dataset)
+    assert seen == [tf32] and is_enabled() == before
 
 
 def test_run_folder_has_everything(finished, dataset):
@@ -140,14 +149,14 @@ def test_stop_during_the_final_test_keeps_the_last_weights(
     finished, dataset, tmp_path, monkeypatch
 ):
     config = configure(tmp_path)
-    finish = session.Trainer.finish
+    finish = session.Run.finish
 
-    def stopping(trainer, progress):
+    def stopping(running, progress):
         signal.raise_signal(signal.SIGINT)
-        return finish(trainer, progress)
+        return finish(running, progress)
 
     with monkeypatch.context() as patch:
-        patch.setattr(session.Trainer, "finish", stopping)
+        patch.setattr(session.Run, "finish", stopping)
         assert run(config, dataset).result is None
     assert_same_run(finished, run(config, dataset))
 
@@ -204,14 +213,14 @@ def test_plain_path_gives_the_same_numbers_as_the_compiled_one(finished, dataset
 
 
 def test_loss_that_is_not_finite_stops_the_run(dataset, tmp_path, monkeypatch):
-    run_steps = session.Trainer.run_steps
+    run_steps = session.Run.run_steps
 
-    def poisoned(trainer):
-        if trainer.step == 16:
-            trainer.model.prior_logits.assign(trainer.model.prior_logits * np.nan)
-        return run_steps(trainer)
+    def poisoned(running):
+        if running.step == 16:
+            running.learner.model.prior_logits.assign(running.learner.model.prior_logits * np.nan)
+        return run_steps(running)
 
-    monkeypatch.setattr(session.Trainer, "run_steps", poisoned)
+    monkeypatch.setattr(session.Run, "run_steps", poisoned)
     config = configure(tmp_path, steps_per_loop=1)
     with pytest.raises(run_folder.RunError, match="loss is not finite at step 17; .* is kept"):
         run(config, dataset)
@@ -238,12 +247,12 @@ def test_dynamic_images_are_drawn_anew_each_epoch(dataset, tmp_path):
     )
     config = configure(tmp_path, max_steps=3)
     folder = run_folder.RunFolder(config)
-    trainer = session.Trainer(config, dynamic, folder)
+    running = session.Run(config, dynamic, folder)
     seen = []
     for _ in range(2):
-        trainer.run_steps()
-        seen.append(trainer.epoch_images.numpy())
-    assert trainer.step == 3 and (seen[0] != seen[1]).mean() == pytest.approx(0.5, abs=0.05)
+        running.run_steps()
+        seen.append(running.feed.images.numpy())
+    assert running.step == 3 and (seen[0] != seen[1]).mean() == pytest.approx(0.5, abs=0.05)
 
 
 @pytest.fixture(scope="module")

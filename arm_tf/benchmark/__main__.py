@@ -175,35 +175,44 @@ def products_alone(products, times):
 
 
 class Bench:
-    """A run's trainer in a folder that is thrown away, and the programs it consists of."""
+    """A run in a folder that is thrown away, and the programs it consists of."""
 
     def __init__(self, dataset, /, **settings):
-        from arm_tf.training.run import Trainer
+        from arm_tf.training import steps
+        from arm_tf.training.run import Run
 
         self.folder = tempfile.TemporaryDirectory()
         self.config = config.Config(**{**settings, "logdir": self.folder.name, "name": "run"})
-        run = run_folder.RunFolder(self.config)
-        run.start(self.config, dataset)
-        self.trainer = Trainer(self.config, dataset, run)
-        self.steps = self.config.steps_per_loop
-        self.trainer.run_steps()  # compiles
+        folder = run_folder.RunFolder(self.config)
+        folder.start(self.config, dataset)
+        self._precision = steps.precision(self.config)
+        self._precision.__enter__()  # until it is closed
+        self.run = Run(self.config, dataset, folder)
+        self.learner, self.steps = self.run.learner, self.config.steps_per_loop
+        self.run.run_steps()  # compiles
+
+    def arguments(self, count):
+        """Arguments of the compiled loop for `count` steps from the present one."""
+        return self.run.feed(self.run.step, count)
 
     def products(self):
         """The matrix products of a step; a list of `Product`."""
-        program = self.trainer.take_steps.experimental_get_compiler_ir(*self.trainer.arguments(1))
+        program = self.learner.take_steps.experimental_get_compiler_ir(
+            *self.run.feed(self.run.step, 1)
+        )
         return [p for p in products_of(program(stage="optimized_hlo")) if p.in_loop]
 
     def optimizer_steps(self):
         """A function that takes as many steps of the optimisers alone as a loop does."""
         import tensorflow as tf
 
-        groups = {part: self.trainer.groups[part] for part in self.trainer.optimizers}
+        groups = {part: self.learner.groups[part] for part in self.learner.optimizers}
         grads = {part: [tf.fill(v.shape, 1e-3) for v in group] for part, group in groups.items()}
 
         @tf.function(jit_compile=True, autograph=False)
         def run(grads):
             def body(i):
-                for part, optimizer in self.trainer.optimizers.items():
+                for part, optimizer in self.learner.optimizers.items():
                     optimizer.apply([g + 0.0 for g in grads[part]], groups[part])
                 return (i + 1,)
 
@@ -223,7 +232,10 @@ class Bench:
         Args:
           folder: path of a folder that exists.
         """
-        take_steps, arguments = self.trainer.take_steps, self.trainer.arguments(self.steps)
+        take_steps, arguments = (
+            self.learner.take_steps,
+            self.arguments(self.steps),
+        )
         compiled = take_steps.get_concrete_function(*arguments)
         program = take_steps.experimental_get_compiler_ir(*arguments)
         by_handle = {id(variable.handle): variable for variable in compiled.variables}
@@ -261,8 +273,9 @@ class Bench:
         run_folder.write_json(folder / "program.json", description)
 
     def close(self):
-        """Removes the folder of the run."""
-        self.trainer.folder.close()
+        """Gives back the run's precision and removes its folder."""
+        self._precision.__exit__(None, None, None)
+        self.run.folder.close()
         self.folder.cleanup()
 
 
@@ -293,15 +306,17 @@ def measure_steps(dataset, rounds):
             return lambda: [step(next(feed)) for _ in range(_PLAIN_STEPS)][-1].numpy()
 
         products = bench.products()
-        nothing = bench.trainer.arguments(0)
+        nothing = bench.arguments(0)
         functions = {
-            "loop": (bench.trainer.run_steps, bench.steps),
+            "loop": (bench.run.run_steps, bench.steps),
             "products": (products_alone(products, bench.steps), bench.steps),
             "plain": (plain(False), _PLAIN_STEPS),
             "plain, compiled": (plain(True), _PLAIN_STEPS),
-            "noise": (lambda bench=bench: [u.numpy() for u in bench.trainer.noise()], bench.steps),
+            "noise": (
+                lambda feed=bench.run.feed: [u.numpy() for u in feed.noise(0)], bench.steps
+            ),
             "optimiser": (bench.optimizer_steps(), bench.steps),
-            "boundary": (lambda n=nothing, b=bench: b.trainer.take_steps(*n)[0].numpy(),
+            "boundary": (lambda n=nothing, b=bench: b.learner.take_steps(*n)[0].numpy(),
                          bench.steps),
         }  # fmt: skip
         seconds = measure(functions, rounds)
@@ -375,7 +390,7 @@ def measure_fit(dataset, rounds):
     y = [x, np.zeros([len(x), 1], "float32")]
     losses = [lambda x, logits: -bernoulli.log_prob(x, logits), lambda _, value: value[:, 0]]
     adam = lambda: keras.optimizers.Adam(1e-4)
-    functions = {"loop": (bench.trainer.run_steps, bench.steps)}
+    functions = {"loop": (bench.run.run_steps, bench.steps)}
     for name, together in (("fit", 1), ("fit, 20 steps an execution", 20)):
         model = keras_vae(pixels)
         model.compile(adam(), losses, jit_compile=True, steps_per_execution=together)
@@ -525,7 +540,7 @@ def measure_sweep(dataset, rounds):
         results[setting] = []
         for value in values:
             bench = Bench(dataset, **{**_MODELS["linear"], setting: value, "steps_per_loop": 20})
-            seconds = measure({"loop": (bench.trainer.run_steps, 20)}, rounds)["loop"]
+            seconds = measure({"loop": (bench.run.run_steps, 20)}, rounds)["loop"]
             bench.close()
             number = len(value) if isinstance(value, tuple) else value
             results[setting].append({"value": number, "milliseconds": spread(1e3 * seconds)})
@@ -552,7 +567,7 @@ def measure_cost(dataset, rounds):
         for cell, change in cells.items()
     }
     print(f"cost: {len(benches)} programs compiled, measuring", flush=True)
-    functions = {cell: (bench.trainer.run_steps, bench.steps) for cell, bench in benches.items()}
+    functions = {cell: (bench.run.run_steps, bench.steps) for cell, bench in benches.items()}
     seconds = {
         cell: float(np.median(values))
         for cell, values in measure(functions, max(3, rounds // 5)).items()
@@ -654,17 +669,16 @@ def main():
             f"--parts takes any of {', '.join(PARTS)} and --rounds at least 2, received "
             f"{','.join(values.parts)} and {values.rounds}."
         )
-    if values.export:
-        folder = run_folder.make_folder(values.export, "--export")
-        cli.load_tensorflow()
-        return export(random_images(), folder)
-    out = run_folder.make_folder(values.out, "--out")
+    flag = "export" if values.export else "out"
+    out = run_folder.make_folder(values[flag].value, f"--{flag}")
     load = psutil.getloadavg()[0]
-    if load > 0.5:
-        print(f"Other work is running (load {load:.1f}): ratios may do, rates do not.")
     cli.load_tensorflow()
     import tensorflow as tf
 
+    if values.export:
+        return export(random_images(), out)
+    if load > 0.5:
+        print(f"Other work is running (load {load:.1f}): ratios may do, rates do not.")
     from arm_tf import figures
 
     dataset = random_images()

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from arm_tf import noise
-from arm_tf.layers import GradientEstimator
+from arm_tf.expectation import GradientEstimator
 
 _ADAM_EPSILON = 1e-8
 
@@ -23,7 +23,7 @@ class Ascent:
       learning_rate: float, Adam's for what the estimator learns.
 
     Attributes:
-      estimator: the `arm_tf.layers.GradientEstimator`, with what it has learned in the last call.
+      estimator: the `arm_tf.expectation.GradientEstimator`, as the last call left it.
     """
 
     def __init__(self, name, iterations=3000, learning_rate=1e-3):

@@ -21,7 +21,7 @@ class VarianceTracker(keras.layers.Layer):
     literature's figures, it holds the drift of the weights and the change of batch too.
 
     Args:
-      gradient_estimators: by name, T instances of `arm_tf.layers.GradientEstimator`.
+      gradient_estimators: by name, T instances of `arm_tf.expectation.GradientEstimator`.
       encoder_variables: Keras variables.
     """
 
@@ -130,7 +130,7 @@ def gradient_moments(model, x, gradient_estimators, draws, key, adapt_steps=0, l
     Args:
       model: `arm_tf.models.BinaryVAE`; its weights stay as they are.
       x: float [batch, pixels].
-      gradient_estimators: T instances of `arm_tf.layers.GradientEstimator`.
+      gradient_estimators: T instances of `arm_tf.expectation.GradientEstimator`.
       draws: int, rounded up to a multiple of ten.
       key: uint64 [1] from `noise.key`.
       adapt_steps: int, steps in which what the estimators learn, and their moving averages,

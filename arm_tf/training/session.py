@@ -10,8 +10,8 @@ import tensorflow as tf
 import tqdm
 
 from arm_tf import noise
-from arm_tf.training import bounds, run_folder, steps
-from arm_tf.training.run import Trainer
+from arm_tf.training import bounds, checkpoints, run_folder, steps
+from arm_tf.training.run import Run
 from arm_tf.training.run_folder import RunError
 from arm_tf.training.workers import ALONE, STOP_SIGNALS
 
@@ -58,20 +58,20 @@ def train(config, dataset, folder, cluster=ALONE):
       RunError: the loss is not finite, there are fewer training images than one batch, or too
         little memory.
     """
-    with Stop() as stop, _in_memory():
-        trainer = Trainer(config, dataset, folder, cluster)
-        resumed = f" from step {trainer.step:,}" if trainer.step else ""
-        replicas = trainer.strategy.num_replicas_in_sync
+    with Stop() as stop, _in_memory(), steps.precision(config):
+        run = Run(config, dataset, folder, cluster)
+        resumed = f" from step {run.step:,}" if run.step else ""
+        replicas = run.strategy.num_replicas_in_sync
         shared = f" on {replicas} replicas" if replicas > 1 else ""
         print(
             f"Training {run_folder.run_path(config)}{resumed}{shared}: "
             f"{len(dataset.train):,} training, {len(dataset.valid):,} validation and "
-            f"{len(dataset.test):,} test images, {trainer.total_steps:,} steps, "
-            f"{trainer.steps_per_epoch:,} an epoch.",
+            f"{len(dataset.test):,} test images, {run.total_steps:,} steps, "
+            f"{run.steps_per_epoch:,} an epoch.",
             flush=True,
         )
         try:
-            _train_to_end(trainer, stop)
+            _train_to_end(run, stop)
             if not folder:
                 return
             with _bar(1.0, 0.0, "{desc}{percentage:3.0f}% [{elapsed}<{remaining}]") as bar:
@@ -81,14 +81,15 @@ def train(config, dataset, folder, cluster=ALONE):
                     stop.check()
                     bar.update(fraction - bar.n)
 
-                result = trainer.finish(progress)
+                result = run.finish(progress)
         except Stopped:
             if folder:
-                trainer.save_pictures()
-            print(f"Stopped at step {trainer.step:,}; the same command goes on from there.")
+                run.journal.save_pictures()
+            print(f"Stopped at step {run.step:,}; the same command goes on from there.")
             return
         except Exception:
-            trainer.note_failure()
+            if folder:
+                run.journal.note_failure()
             raise
     note = "" if dataset.published is not False else " These are not the published data."
     print(
@@ -127,51 +128,52 @@ def evaluate_run(path, config, dataset, split, num_samples):
     Raises:
       RunError: the run has no evaluated checkpoint yet.
     """
-    model = steps.load_model(path, config, dataset)
+    model = checkpoints.load_model(path, config, dataset)
     images = dataset.epoch(config.seed, 0) if split == "train" else getattr(dataset, split)
     key = noise.key(config.seed, f"final {split}")
-    with _bar(1.0, 0.0, "{percentage:3.0f}% [{elapsed}<{remaining}]") as bar:
+    bar = _bar(1.0, 0.0, "{percentage:3.0f}% [{elapsed}<{remaining}]")
+    with steps.precision(config), bar:
         return bounds.Evaluator(model, images, num_samples, key, config.jit)(
             lambda fraction: bar.update(fraction - bar.n)
         )
 
 
-def _train_to_end(trainer, stop):
+def _train_to_end(run, stop):
     """Steps, evaluations and checkpoints up to the run's last step.
 
     Raises:
       Stopped: `stop` was requested; the run has been saved.
     """
-    with _bar(trainer.total_steps, trainer.step, None) as bar:
+    with _bar(run.total_steps, run.step, None) as bar:
         figures = {}
         rates = []
         while True:
             try:
-                if trainer.evaluation_is_due():
-                    row = trainer.evaluate(stop)
-                    trainer.save()
+                if run.evaluation_is_due():
+                    row = run.evaluate(stop)
+                    run.save()
                     figures["valid bound"] = f"{row['valid_nll']:.2f}"
                     rate = f"{np.mean(rates):.0f} steps/s" if rates else ""
                     rates = []
                     _say(
                         bar,
                         f"epoch {row['epoch']:g}  step {row['step']:,}  train loss "
-                        f"{row[f'train_{trainer.loss_name}']:.2f}  -ELBO: valid "
+                        f"{row[f'train_{run.loss_name}']:.2f}  -ELBO: valid "
                         f"{row['valid_neg_elbo']:.2f}, test {row['test_neg_elbo']:.2f}  "
                         f"bound on -log p: valid {row['valid_nll']:.2f}  {rate}",
                     )
-                if trainer.agrees(stop):
+                if run.agrees(stop):
                     raise Stopped
             except Stopped:
-                trainer.save()
+                run.save()
                 raise
-            if trainer.step == trainer.total_steps:
+            if run.step == run.total_steps:
                 return
-            loss, rate = trainer.run_steps()
+            loss, rate = run.run_steps()
             rates.append(rate)
             figures["train loss"] = f"{loss:.2f}"
             bar.set_postfix(figures, refresh=False)
-            bar.update(trainer.step - bar.n)
+            bar.update(run.step - bar.n)
 
 
 def _bar(total, initial, bar_format):

@@ -7,18 +7,24 @@ import tensorflow as tf
 
 from arm_tf import estimators, models
 from arm_tf.training import replicas
-from arm_tf.training.run_folder import RunError
 
 _MODELS = {"vae": models.BinaryVAE, "conditional": models.ConditionalNetwork}
 _ADAM_EPSILON = 1e-8  # that of TensorFlow 1, which the paper's experiments used
 
 
-def build_model(config, dataset):
-    """The model that a configuration describes, freshly initialised.
-
-    From here on TensorFlow multiplies with the precision that the configuration asks for.
-    """
+@contextlib.contextmanager
+def precision(config):
+    """A context in which TensorFlow multiplies as precisely as a configuration asks it to."""
+    before = tf.config.experimental.tensor_float_32_execution_enabled()
     tf.config.experimental.enable_tensor_float_32_execution(config.tf32)
+    try:
+        yield
+    finally:
+        tf.config.experimental.enable_tensor_float_32_execution(before)
+
+
+def build_model(config, dataset):
+    """The model that a configuration describes, freshly initialised."""
     height, width = dataset.image_shape
     options = {"prior": config.prior} if config.model == "vae" else {"upper": height // 2 * width}
     return _MODELS[config.model](
@@ -34,72 +40,6 @@ def build_model(config, dataset):
         seed=config.seed,
         **options,
     )
-
-
-def load_model(path, config, dataset):
-    """The model of a run with the weights of its best validation.
-
-    Raises:
-      RunError: the run has no evaluated checkpoint yet, or a damaged one.
-    """
-    latest = None
-    with contextlib.suppress(Exception):  # of any kind, where the list of checkpoints is damaged
-        latest = tf.train.latest_checkpoint(str(path / "checkpoints" / "best"))
-    if latest is None:
-        raise RunError(f"The run in {path} has no evaluated checkpoint yet, or a damaged one.")
-    model = build_model(config, dataset)
-    restore(tf.train.Checkpoint(weights=tensors(model)), latest)
-    return model
-
-
-def tensors(holder):
-    """The TensorFlow variables of a Keras model, layer or optimiser, for checkpoints."""
-    return [variable.value for variable in holder.variables]
-
-
-def checkpoint_manager(checkpoint, folder, keep):
-    """A `tf.train.CheckpointManager` that finds a folder's checkpoints also if their list is bad.
-
-    TensorFlow's list of them is what the writing of a checkpoint ends with, so that there are
-    none where there is no list. A damaged one is replaced by the names of the files there.
-    """
-    listed = None
-    with contextlib.suppress(Exception):  # of any kind: it parses whatever the file holds
-        listed = tf.train.get_checkpoint_state(str(folder))
-    whole = listed and len(listed.all_model_checkpoint_timestamps) == len(
-        listed.all_model_checkpoint_paths
-    )  # a manager forgets those without a time
-    if not whole and (folder / "checkpoint").exists():
-        found = {int(path.stem.rpartition("-")[2]): path for path in folder.glob("ckpt-*.index")}
-        if found:
-            names = [f"ckpt-{number}" for number in sorted(found)]
-            times = [found[number].stat().st_mtime for number in sorted(found)]
-            tf.compat.v1.train.update_checkpoint_state(
-                str(folder.absolute()), names[-1], names, all_model_checkpoint_timestamps=times
-            )
-        else:
-            (folder / "checkpoint").unlink()
-    return tf.train.CheckpointManager(checkpoint, str(folder), max_to_keep=keep)
-
-
-def restore(checkpoint, path):
-    """Restores every variable of a `tf.train.Checkpoint`; TensorFlow compares their checksums.
-
-    Raises:
-      RunError: the file is damaged, or not of this model.
-    """
-    try:
-        status = checkpoint.restore(path)
-    except Exception as error:  # OpError, IndexError and others, depending on the damage
-        reason = str(error).splitlines()[0]
-    else:
-        try:
-            status.assert_consumed()
-            return
-        except AssertionError:
-            status.expect_partial()
-            reason = "it is not a checkpoint of this model"
-    raise RunError(f"Cannot restore {path}: {reason}")
 
 
 def build_gradient_estimators(config, model, name=None, num_samples=None):

@@ -1,0 +1,179 @@
+"""The named data sets, from their files to training, validation and test images."""
+
+import hashlib
+
+import numpy as np
+
+from arm_tf.data import glyphs, readers
+from arm_tf.data.dataset import BINARISATION_SEED, CHUNK, binarise
+from arm_tf.data.readers import PIXELS, DataError
+from arm_tf.data.sources import SOURCES, cache_folder, file_checksum, find, is_published
+
+
+def _load_glyphs(data_dir):
+    """Embedded glyphs, each image binarised once; needs no files."""
+    del data_dir
+    try:
+        splits = glyphs.load(cache_folder() / "datasets")
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"glyphs: matplotlib's fonts cannot be used ({error}); reinstall matplotlib"
+        ) from error
+    rng = np.random.default_rng(BINARISATION_SEED)
+    train, valid, test = (binarise(images, rng) for images in splits)
+    return train, valid, test, None
+
+
+def _load_mnist_static(data_dir):
+    """Larochelle and Murray's bits as published, 50,000 / 10,000 / 10,000."""
+    counts = {"train": 50_000, "valid": 10_000, "test": 10_000}
+    splits, published = [], True
+    for split, count in counts.items():
+        source = f"binarized_mnist_{split}.amat"
+        [path] = find(data_dir, [source], [[source], [f"{source}.gz"]])
+        bits = readers.amat(path, count)
+        published &= is_published(path, _text_checksum(bits), SOURCES[source].contents)
+        splits.append(bits)
+    return *splits, published
+
+
+def _load_mnist_threshold(data_dir):
+    """Pixel > 0.5; the first 5,000 training images are validation."""
+    train, test, published = _mnist_grey(data_dir)
+    train, test = ((images > 127).astype(np.uint8) for images in (train, test))
+    return train[5_000:], train[:5_000], test, published
+
+
+def _load_mnist_dynamic(data_dir):
+    """Grey training images; the last 10,000 of the 60,000 are validation."""
+    train, test, published = _mnist_grey(data_dir)
+    return *_hold_out_last(train, 10_000, test), published
+
+
+def _load_fashion_dynamic(data_dir):
+    """Grey training images; the last 10,000 of the 60,000 are validation."""
+    train, test, published = _fashion_grey(data_dir)
+    return *_hold_out_last(train, 10_000, test), published
+
+
+def _load_omniglot(data_dir):
+    """Burda's OMNIGLOT with the ARM authors' bits and order; the last 1,345 are validation.
+
+    The bits are u < grey level with NumPy's legacy generator seeded with 5, the training images
+    drawn first; the training images are then permuted with seed 123.
+    """
+    train, test, published = _omniglot_grey(data_dir)
+    rng = np.random.RandomState(5)
+    train, test = binarise(train, rng), binarise(test, rng)
+    train = train[np.random.RandomState(123).permutation(len(train))]
+    return train[:-1_345], train[-1_345:], test, published
+
+
+def _load_omniglot_dynamic(data_dir):
+    """Grey training images in the file's order; the last 1,345 are validation."""
+    train, test, published = _omniglot_grey(data_dir)
+    return *_hold_out_last(train, 1_345, test), published
+
+
+_IDX = {"train-images-idx3-ubyte": 60_000, "t10k-images-idx3-ubyte": 10_000}  # files, images
+_GREY_SOURCES = {"MNIST": ["mnist.npz"], "Fashion-MNIST": [f"{file}.gz" for file in _IDX]}
+
+
+def _mnist_grey(data_dir):
+    """(train, test, published), uint8 grey levels [60000, 784] and [10000, 784]."""
+    return _grey(data_dir, "MNIST", "mnist.npz", ["MNIST/raw"])
+
+
+def _fashion_grey(data_dir):
+    """As `_mnist_grey`."""
+    folders = ["FashionMNIST/raw", "fashion-mnist"]
+    return _grey(data_dir, "Fashion-MNIST", "fashion_mnist.npz", folders)
+
+
+def _grey(data_dir, title, archive, folders):
+    """(train, test, published) of MNIST or Fashion-MNIST.
+
+    In `data_dir` it is Keras's archive or else idx files, gzipped or not, in one of the folders
+    or in none, where they might be the other one's.
+    """
+    idx = [[f"{folder}/{file}" for file in _IDX] for folder in (*folders, ".")]
+    idx = [[name + end for name in names] for names in idx for end in ("", ".gz")]
+    paths = find(data_dir, _GREY_SOURCES[title], [[archive], *idx])
+    if paths[0].suffix == ".npz":
+        images = readers.npz(paths[0])
+    else:
+        images = [readers.idx(*file) for file in zip(paths, _IDX.values(), strict=True)]
+    digest = hashlib.sha256()
+    for part in images:
+        digest.update(part)
+    contents = f"sha256:{digest.hexdigest()}"
+    known = {name: SOURCES[sources[0]].contents for name, sources in _GREY_SOURCES.items()}
+    for name in known:
+        if name != title and known[name] == contents:
+            raise DataError(
+                f"{paths[0]}: expected {title}, found {name}; name the right folder with --data_dir"
+            )
+    return *images, is_published(paths[0], contents, known[title])
+
+
+def _omniglot_grey(data_dir):
+    """(train, test, published), float32 grey levels [24345, 784] and [8070, 784], upright."""
+    source = SOURCES["chardata.mat"]
+    [path] = find(data_dir, ["chardata.mat"], [["chardata.mat"]])
+    arrays = readers.mat(path, {"data": (PIXELS, 24_345), "testdata": (PIXELS, 8_070)})
+    images = []
+    for name, columns in arrays.items():
+        low, high = columns.min(), columns.max()
+        if not (low >= 0 and high <= 1):  # also where a level is not a number
+            raise readers.refusal(path, f"grey levels from 0 to 1 in {name}", f"{low} to {high}")
+        upright = columns.T.astype(np.float32).reshape(-1, 28, 28).transpose(0, 2, 1)
+        images.append(upright.reshape(-1, PIXELS))
+    return *images, is_published(path, file_checksum(path, source.checksum), source.checksum)
+
+
+def _hold_out_last(train, count, test):
+    """Splits off the last `count` training images; binarises those and the test images once."""
+    rng = np.random.default_rng(BINARISATION_SEED)
+    return train[:-count], binarise(train[-count:], rng), binarise(test, rng)
+
+
+def _text_checksum(bits):
+    """Checksum of bits written out as the published text files have them."""
+    digest = hashlib.sha256()
+    for start in range(0, len(bits), CHUNK):
+        rows = bits[start : start + CHUNK]
+        text = np.full((len(rows), 2 * PIXELS), ord(" "), np.uint8)
+        text[:, ::2] = rows + ord("0")
+        text[:, -1] = ord("\n")
+        digest.update(text)
+    return f"sha256:{digest.hexdigest()}"
+
+
+_LOADERS = {  # data_dir -> (train, valid, test, published); whether training images are grey
+    "glyphs": (_load_glyphs, False),
+    "mnist_static": (_load_mnist_static, False),
+    "mnist_threshold": (_load_mnist_threshold, False),
+    "mnist_dynamic": (_load_mnist_dynamic, True),
+    "fashion_dynamic": (_load_fashion_dynamic, True),
+    "omniglot": (_load_omniglot, False),
+    "omniglot_dynamic": (_load_omniglot_dynamic, True),
+}
+DATASETS = tuple(_LOADERS)
+
+
+def load(name, data_dir):
+    """The parts of a data set in `DATASETS`.
+
+    Args:
+      name: str.
+      data_dir: path of the folder with its files, or None to download them.
+
+    Returns:
+      train, valid, test: arrays as in `Dataset`.
+      published, dynamic: likewise.
+
+    Raises:
+      DataError: a file is missing or cannot be used.
+    """
+    loader, dynamic = _LOADERS[name]
+    return *loader(data_dir), dynamic

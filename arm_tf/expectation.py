@@ -1,0 +1,259 @@
+"""E[f(b)] for one vector of stochastic binary units, with an estimator's gradient.
+
+`expectation` is a function of logits; `GradientEstimator` holds the parameters that an estimator
+learns. Both bind a row of `arm_tf.estimators` to gradients by `tf.custom_gradient`.
+"""
+
+import math
+import operator
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from arm_tf import estimators
+
+
+def attach_gradient(value, logits, grad_logits, learn=lambda: ()):
+    """`value`, with `grad_logits` as its gradient in `logits`.
+
+    Args:
+      value: float [...].
+      logits: float [..., V], of any floating dtype.
+      grad_logits: float [..., V], in which no gradient flows.
+      learn: called where the gradient is taken, and only there; returns operations that belong to
+        that.
+
+    Returns:
+      float [...].
+    """
+
+    @tf.custom_gradient
+    def attach(value, logits, grad_logits):
+        def gradient(upstream):
+            grad = tf.cast(upstream, grad_logits.dtype)[..., tf.newaxis] * grad_logits
+            with tf.control_dependencies(learn()):
+                return upstream, tf.cast(tf.identity(grad), logits.dtype), None
+
+        return tf.identity(value), gradient
+
+    return attach(value, logits, grad_logits)
+
+
+@tf.custom_gradient
+def _zero_with_gradient(parameter, grad):
+    """Zero, whose gradient in `parameter` is `grad`."""
+    return tf.zeros([], grad.dtype), lambda upstream: (upstream * grad, None)
+
+
+def expectation(f, logits, *, estimator="arm", num_samples=None, u=None, seed=None, **options):
+    """Monte Carlo estimate of E[f(b)], b ~ prod_v Bernoulli(sigmoid(logits_v)).
+
+    The value is the average of f over the samples that the estimator evaluates (for an estimator
+    of the objective "multisample", the bound log mean_k exp f(b_k)). Its gradient with respect to
+    `logits` is the estimator's, for ARM
+
+      (1/K) sum_k (f(b_anti_k) - f(b_k)) (u_k - 1/2)      (Yin & Zhou 2019, theorem 1);
+
+    with respect to variables that f uses, it is the gradient of the average. The derivative of f
+    in b is used only by the estimators whose row in the table says so.
+
+    The estimators hold f fixed in the logits. Where f contains them, as log q(b) in an ELBO
+    does, wrap them in `tf.stop_gradient` inside f: their direct gradient has mean zero and
+    would only add variance. The estimators of the objective "multisample" expect an f with that
+    term, log p(b) - log q(b), and add its direct gradient, which then matters.
+
+    An estimator that learns parameters uses their first values here; `StochasticBinary` and
+    `arm_tf.train` keep and train them.
+
+    A `tf.Module` that calls this is saved together with the gradient by
+    `tf.saved_model.save(module, path, options=tf.saved_model.SaveOptions(
+    experimental_custom_gradients=True))`; saved without that option it gives values alone.
+
+    Args:
+      f: maps zeros and ones (or, for a relaxation, numbers between) [S, ..., V], in the dtype
+        of `logits`, to values [S, ...] of the same dtype (or float32, for logits of 16 bits); S is
+        the estimator's choice.
+      logits: float16, bfloat16, float32 or float64 [..., V], log-odds. Noise, thresholds and the
+        estimator's own arithmetic have at least single precision. Where a logit is NaN, value and
+        gradient are.
+      estimator: a name from `arm_tf.estimators.TABLE`.
+      num_samples: int K, noise samples to average over; None for its own number.
+      u: uniform noise [rows, ..., V] to threshold, for exact tests; drawn when None. There is a
+        row for each of the num_samples, and as many again for an estimator with further noise.
+      seed: int or pair of ints that determines the noise; None draws afresh at each call.
+      **options: settings of the estimator, such as temperature.
+
+    Returns:
+      Float [...], in the dtype of `logits` but at least float32; differentiable once in `logits`
+      and in whatever f uses.
+
+    Raises:
+      ValueError: an unknown estimator or option, too small a num_samples, too many units for the
+        estimator, logits that are not floating point, noise or values of f of the wrong shape,
+        an f without the derivative that the estimator needs, or both `u` and `seed`.
+    """
+    logits = tf.convert_to_tensor(logits)
+    if not logits.dtype.is_floating or logits.shape.rank in (None, 0):
+        raise ValueError(
+            "logits must be floating point of shape [..., V], "
+            f"received dtype {logits.dtype.name} and shape {logits.shape}."
+        )
+    units = logits.shape[-1]
+    row, num_samples = estimators.check(estimator, num_samples, units, options)
+    rows = row.rows(num_samples, units)
+    if u is None:
+        u = draw(logits, rows, seed)
+    elif seed is not None:
+        raise ValueError("Give either the noise u or a seed to draw it from, received both.")
+    else:
+        u = tf.convert_to_tensor(u, precise_dtype(logits.dtype))
+        expected = tf.TensorShape([rows, *logits.shape])
+        if not u.shape.is_compatible_with(expected):
+            raise ValueError(f"u must have shape [rows, ..., V] = {expected}, received {u.shape}.")
+    parameters = {
+        name: tf.constant(value, u.dtype) for name, value in row.initial_parameters(units).items()
+    }
+    run = lambda f, logits, u: _run(row, f, logits, u, parameters, options)
+    estimate = at_any_precision(run, lambda b, **_: f(b), logits, u)
+    return attach_gradient(estimate.value, logits, estimate.grad_logits)
+
+
+def precise_dtype(dtype):
+    """The dtype of noise and arithmetic for logits of a dtype: double, or else single precision."""
+    return tf.float64 if tf.as_dtype(dtype) == tf.float64 else tf.float32
+
+
+def draw(logits, rows, seed=None):
+    """Uniform noise [rows, ..., V] for logits [..., V]."""
+    shape, dtype = tf.concat([[rows], tf.shape(logits)], axis=0), precise_dtype(logits.dtype)
+    if seed is None:
+        u = tf.random.uniform(shape, dtype=dtype)
+    else:
+        seed = seed if np.ndim(seed) else [operator.index(seed), 0]
+        seed = tf.cast(seed, tf.int32)
+        # By name: what XLA chooses by itself takes ten times as long on a CPU.
+        u = tf.random.stateless_uniform(shape, seed, dtype=dtype, alg="philox")
+    return tf.ensure_shape(u, [rows, *logits.shape])
+
+
+def _run(row, f, logits, u, parameters, options):
+    """The `Estimate` of a row of the table."""
+    arguments = [parameters] if parameters else []
+    return row(f, tf.stop_gradient(logits), u, *arguments, **options)
+
+
+def at_any_precision(run, f, logits, u):
+    """`run(f, logits, u)`, an `Estimate`, for logits of any floating dtype.
+
+    f is given samples in the dtype of the logits, whatever the noise has, and an error names what
+    it should have returned. Logits that are NaN make the estimate NaN.
+    """
+
+    def checked(b, **sample):
+        values = tf.convert_to_tensor(f(tf.cast(b, logits.dtype), **sample))
+        if not values.shape.is_compatible_with(b.shape[:-1]):
+            raise ValueError(
+                f"f must map samples {b.shape} to one value each, shape {b.shape[:-1]}; "
+                f"received values of shape {values.shape}."
+            )
+        if values.dtype not in (logits.dtype, b.dtype):
+            raise ValueError(
+                f"f must return values of dtype {logits.dtype.name} for samples of that dtype, "
+                f"received {values.dtype.name}."
+            )
+        return tf.cast(values, b.dtype)
+
+    estimate = run(checked, tf.cast(logits, u.dtype), u)
+    valid = ~tf.reduce_any(tf.math.is_nan(logits), axis=-1)
+    nan = tf.constant(math.nan, u.dtype)
+    return estimate._replace(
+        value=tf.where(valid, estimate.value, nan),
+        grad_logits=tf.where(valid[..., tf.newaxis], estimate.grad_logits, nan),
+    )
+
+
+class GradientEstimator(keras.layers.Layer):
+    """An estimator of the table for one layer of units, with the parameters that it learns.
+
+    Args:
+      estimator: a name from `arm_tf.estimators.TABLE`.
+      units: int V.
+      num_samples: int K, or None for the estimator's own number.
+      **options: settings of the estimator, such as temperature.
+
+    Attributes:
+      evaluations: evaluations of f for each datum.
+      rows: rows of noise for each datum.
+      width: samples that get noise of their own in the layers after.
+      paths: paths through a network's layers that its samples start from.
+
+    Raises:
+      ValueError: an unknown estimator, too small a num_samples, or too many units.
+    """
+
+    def __init__(self, estimator, units, num_samples=None, dtype=None, **options):
+        super().__init__(dtype=dtype)
+        self.row, self.num_samples = estimators.check(estimator, num_samples, units, options)
+        self.options = options
+        self.evaluations = self.row.evaluations(self.num_samples, units)
+        self.rows = self.row.rows(self.num_samples, units)
+        self.width = self.row.width(self.num_samples, units)
+        self.paths = self.num_samples if self.row.objective == "multisample" else 1
+        self.parameters = {
+            name: self.add_weight(
+                shape=np.shape(value),
+                initializer=lambda shape, dtype, value=value: tf.cast(value, dtype),
+                trainable=name not in self.row.averages,
+                aggregation="mean",  # of what the replicas of a distributed training observe
+                autocast=False,
+                name=name,
+            )
+            for name, value in self.row.initial_parameters(units).items()
+        }
+        for name, variable in self.parameters.items():
+            setattr(self, f"_{name}", variable)  # which tf.train.Checkpoint looks for
+        self.built = True
+
+    def estimate(self, f, logits, u, learn=True):
+        """Runs the estimator.
+
+        Args:
+          f, logits, u: as in `arm_tf.estimators`.
+          learn: whether parameters that are not learned by gradient take their next values.
+
+        Returns:
+          value: float [...].
+          grad_logits: float [..., V].
+          learning: zero, to be added to a loss; its gradient in the learned parameters is the
+            one by which the estimator wants to descend.
+        """
+        estimate = self.run(f, logits, u)
+        if learn:
+            self.update(estimate.new_parameters)
+        return estimate.value, estimate.grad_logits, self.learning(estimate)
+
+    def run(self, f, logits, u):
+        """The `arm_tf.estimators.Estimate` with the present parameters, which stay as they are."""
+        return _run(self.row, f, logits, u, self._values(), self.options)
+
+    def update(self, new_parameters):
+        """Gives parameters that are not learned by gradient their next values; the operations."""
+        pairs = new_parameters.items()
+        operations = [self.parameters[name].value.assign(value) for name, value in pairs]
+        return [] if tf.executing_eagerly() else operations
+
+    def learning(self, estimate):
+        """Zero, whose gradient in the learned parameters is that of an estimate."""
+        learning = tf.zeros([], estimate.grad_logits.dtype)
+        for name, grad in estimate.parameter_grads.items():
+            learning += _zero_with_gradient(self.parameters[name].value, grad)
+        return learning
+
+    def sample(self, logits, u):
+        """A sample of a row that has a derivative in its logits, and parameters' next values."""
+        arguments = [self._values()] if self.parameters else []
+        return self.row.sample(logits, u, *arguments, **self.options)
+
+    def _values(self):
+        return {name: tf.convert_to_tensor(p) for name, p in self.parameters.items()}

@@ -1,0 +1,85 @@
+"""The stochastic binary network for a part of an image given the rest."""
+
+import numpy as np
+import tensorflow as tf
+
+from arm_tf import bernoulli, estimators
+from arm_tf.models.network import BinaryNetwork, apply_map, at_the_pixels
+
+_COMPLETIONS = 3
+
+
+class ConditionalNetwork(BinaryNetwork):
+    """Stochastic binary network for the rest of an image given its upper half.
+
+    p(x_l|x_u) = E[p(x_l|b_T)] over b_1 ~ p(b_1|x_u), …, b_T ~ p(b_T|b_{T-1}), every factor a
+    vector of Bernoulli units whose logits are a map as in `BinaryNetwork`; x_u are the first
+    `upper` pixels, x_l the rest. f = log p(x_l|b_T), so that E[f] is a lower bound on
+    log p(x_l|x_u) (Yin & Zhou 2019, proposition 3, whose layers are numbered from x_l).
+
+    Args:
+      upper: int; None, or 0, where an image has one row, for half of the pixels.
+      pixels, num_layers, network, units, leaky_slope, code_scaling, seed: as in `BinaryVAE`.
+      input_scaling, output_bias, pixel_mean: as in `BinaryVAE`.
+
+    Raises:
+      ValueError: an unknown choice, or one that needs the pixel_mean without it.
+    """
+
+    def __init__(
+        self,
+        pixels=784,
+        num_layers=2,
+        network="linear",
+        units=200,
+        leaky_slope=0.1,
+        input_scaling="none",
+        code_scaling="none",
+        output_bias="zeros",
+        pixel_mean=None,
+        seed=0,
+        upper=None,
+        **kwargs,
+    ):
+        super().__init__(num_layers, network, units, leaky_slope, code_scaling, seed, **kwargs)
+        self.upper = upper or pixels // 2
+        halves = [None, None] if pixel_mean is None else np.split(pixel_mean, [self.upper])
+        x_scaling = at_the_pixels(input_scaling, "zeros", halves[0])[0]
+        output_bias = at_the_pixels("none", output_bias, halves[1])[1]
+        self.encoder = self._encoder(num_layers, self.upper, x_scaling)
+        self.decoder = [self._map("decoder", units, pixels - self.upper, bias=output_bias)]
+        self.prior_logits = None
+        self.built = True
+
+    def visible(self, x):
+        return x[..., : self.upper]
+
+    def gradient_estimators(self, estimator="arm", num_samples=None, **options):
+        """As in `BinaryNetwork`; ValueError where the estimator needs a log q in f, or a prior."""
+        row = estimators.get(estimator)
+        if row.objective != "elbo" or row.dreams:
+            raise ValueError(f"{estimator!r} is not for the conditional network, which has no q.")
+        return super().gradient_estimators(estimator, num_samples, **options)
+
+    def log_weight(self, x, path, path_logits):
+        return bernoulli.log_prob(x[..., self.upper :], apply_map(self.decoder[0], path[-1]))
+
+    @property
+    def picture_rows(self):
+        """Rows of units' noise that `pictures` needs for one image; int."""
+        return _COMPLETIONS * self.num_layers
+
+    def pictures(self, x, u):
+        """Images, and three completions of each: p(x_l|b_T) at one b_{1:T} under the true x_u.
+
+        Args:
+          x: float [N, pixels].
+          u: float [picture_rows, N, units], uniform noise.
+
+        Returns:
+          By the picture's name, a list of images [N, pixels] in [0, 1].
+        """
+        path, _ = self.sample(x, tf.split(u, self.num_layers))
+        lower = tf.sigmoid(apply_map(self.decoder[0], path[-1]))
+        completions = [tf.concat([self.visible(x), half], axis=-1) for half in tf.unstack(lower)]
+        return {"completions": [x, *completions]}

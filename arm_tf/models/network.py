@@ -1,0 +1,225 @@
+"""What the networks of stochastic binary layers have in common: maps, objective, gradients."""
+
+import functools
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from arm_tf import chain, objectives
+from arm_tf.expectation import GradientEstimator
+
+_SCALINGS = {"none": (1.0, 0.0), "symmetric": (2.0, -1.0)}  # scale and offset
+
+
+class BinaryNetwork(keras.Model):
+    """T stochastic layers of Bernoulli units above an input, b_1 from it, b_t from b_{t-1}.
+
+    The logits of every layer are a map of what the layer is given. A map is one dense layer
+    ("linear") or two dense layers with leaky ReLU before that one ("nonlinear"); kernels are
+    Glorot uniform, biases zero. What is common to the networks of this package is here: an
+    objective E[f(b_{1:T})], f = log w, and its estimated gradients. A subclass says what the first
+    map sees of a datum x, and what log w is, in `visible` and `log_weight`; it sets `encoder`, the
+    maps to the stochastic layers, `decoder`, those that f is made of, and `prior_logits` or None.
+    """
+
+    _dream_rows = 0  # of noise for what is drawn from the model; a VAE has a prior to do so
+
+    def __init__(self, num_layers, network, units, leaky_slope, code_scaling, seed, **kwargs):
+        super().__init__(**kwargs)
+        self.units = units
+        self._hidden_layers = choose("network", network, {"linear": 0, "nonlinear": 2})
+        self._leaky_slope = leaky_slope
+        self._code_scaling = choose("code_scaling", code_scaling, _SCALINGS)
+        seeds = np.random.SeedSequence(seed).generate_state(2 * num_layers * 3)
+        self._seeds = iter(seeds.tolist())
+
+    def _map(self, name, inputs, outputs, scaling=None, bias="zeros"):
+        """A map of [N, inputs], scaled as the codes unless told otherwise, to [N, outputs]."""
+        dense = lambda size, **kwargs: keras.layers.Dense(
+            size,
+            kernel_initializer=keras.initializers.GlorotUniform(seed=next(self._seeds)),
+            dtype=self.dtype,
+            **kwargs,
+        )
+        scale, offset = scaling or self._code_scaling
+        stack = [keras.layers.Rescaling(scale, offset, dtype=self.dtype)]
+        for _ in range(self._hidden_layers):
+            stack.append(dense(self.units))
+            stack.append(keras.layers.LeakyReLU(self._leaky_slope, dtype=self.dtype))
+        stack.append(dense(outputs, bias_initializer=bias))
+        stochastic_map = keras.Sequential(stack, name=name)
+        stochastic_map.build((None, inputs))
+        return stochastic_map
+
+    def _encoder(self, num_layers, pixels, scaling):
+        """The maps to the stochastic layers, the first of them from scaled pixels; a list."""
+        first = self._map("encoder_1", pixels, self.units, scaling)
+        others = range(2, num_layers + 1)
+        return [first, *(self._map(f"encoder_{t}", self.units, self.units) for t in others)]
+
+    def visible(self, x):
+        """The pixels of x that the first map sees."""
+        return x
+
+    def log_weight(self, x, path, path_logits):
+        """log w = f(b_{1:T}), of which the network ascends the expectation.
+
+        Args:
+          x: float [..., pixels].
+          path: T arrays b_t, float [S, ..., units] or [1, ..., units] where all S share one.
+          path_logits: the logits that they were drawn from, shapes likewise.
+
+        Returns:
+          float [S, ...], in nats.
+        """
+        raise NotImplementedError
+
+    @property
+    def num_layers(self):
+        """Number of stochastic layers, T."""
+        return len(self.encoder)
+
+    @property
+    def variable_groups(self):
+        """Variables by the part of the model that trains them: encoder, decoder, prior."""
+        prior = self.prior_logits
+        return {
+            "encoder": [v for m in self.encoder for v in m.trainable_variables],
+            "decoder": [v for m in self.decoder for v in m.trainable_variables],
+            "prior": [prior] if prior is not None and prior.trainable else [],
+        }
+
+    def gradient_estimators(self, estimator="arm", num_samples=None, **options):
+        """An `arm_tf.expectation.GradientEstimator` for each stochastic layer; a list."""
+        return [
+            GradientEstimator(estimator, self.units, num_samples, self.dtype, **options)
+            for _ in range(self.num_layers)
+        ]
+
+    def noise_rows(self, gradient_estimators, decoder_samples="independent"):
+        """Rows of uniform noise that `losses` needs for one datum; int."""
+        return sum(self._noise_rows(gradient_estimators, decoder_samples))
+
+    def _noise_rows(self, gradient_estimators, decoder_samples):
+        """Rows for the estimators, for the decoder's further samples, and for dreams; ints."""
+        paths = gradient_estimators[0].paths
+        further = paths * self.num_layers * _is_independent(decoder_samples)
+        dreams = paths * self._dream_rows * gradient_estimators[0].row.dreams
+        return chain.path_noise_rows(gradient_estimators), further, dreams
+
+    def evaluations(self, gradient_estimators, decoder_samples="independent"):
+        """Evaluations of f = log w that `losses` makes for one datum; int."""
+        first = gradient_estimators[0]
+        evaluations = [estimator.evaluations for estimator in gradient_estimators]
+        further = first.paths * _is_independent(decoder_samples)
+        return (evaluations[0] if first.row.joint else sum(evaluations)) + further
+
+    def losses(self, x, u, gradient_estimators, decoder_samples="independent", offsets=None):
+        """Loss of each datum, once for each part of the model that has its own gradient.
+
+        Both are estimates of -E[f(b_{1:T})], the negative ELBO of a VAE, or, for estimators of the
+        objective "multisample", of the negative bound -E[log (1/K) sum_k exp f(b_{1:T}^k)].
+
+        Wake-sleep (Hinton et al. 1995) is the exception to encoder_loss: its gradient is that of
+        -(1/K) sum_k log q(b_{1:T}^k | x_k), for codes and images drawn from the model.
+
+        Args:
+          x: float [..., pixels], zeros and ones.
+          u: float [noise_rows(...), ..., units], uniform noise.
+          gradient_estimators: T instances of `arm_tf.expectation.GradientEstimator`.
+          decoder_samples: where the gradient of decoder and prior comes from: "independent",
+            one further sample of b_{1:T}, as the paper's authors do (K of them for a
+            multi-sample bound), or "antithetic", the average over the samples that the
+            estimator evaluates for the encoder (or the bound on them, as is usual).
+          offsets: T arrays of the shape of the layers' logits, [..., units], that are added to
+            them; zeros whose gradients in encoder_loss are those of the logits.
+
+        Returns:
+          encoder_loss: float [...], in nats, to be differentiated in the encoder's variables.
+          decoder_loss: float [...], in nats, to be differentiated in those of decoder and prior.
+          estimator_loss: zero, to be differentiated in the estimators' variables.
+        """
+        f = functools.partial(self.log_weight, x)
+        row = gradient_estimators[0].row
+        objective = {"elbo": objectives.elbo, "multisample": objectives.multisample_bound}
+        estimate = lambda u: objective[row.objective](
+            f(*self.sample(x, tf.split(u, self.num_layers)))
+        )
+        maps = self.encoder_maps
+        if offsets is not None:
+            maps = [lambda b, m=m, o=o: m(b) + o for m, o in zip(maps, offsets, strict=True)]
+        sizes = self._noise_rows(gradient_estimators, decoder_samples)
+        u, u_decoder, u_dreams = tf.split(u, sizes)
+        if row.dreams:
+            f_mean = estimate(u)
+            log_q = self._dream_log_q(maps, tf.stack(tf.split(u_dreams, self._dream_rows)))
+            log_q = tf.reduce_mean(log_q, axis=0)
+            surrogate = tf.stop_gradient(f_mean) + (log_q - tf.stop_gradient(log_q))
+            estimator_loss = tf.zeros([], x.dtype)
+        else:
+            surrogate, f_mean, estimator_loss = chain.path_expectation(
+                f, maps, self.visible(x), u, gradient_estimators
+            )
+        if _is_independent(decoder_samples):
+            f_mean = estimate(u_decoder)
+        return -surrogate, -f_mean, estimator_loss
+
+    def sample(self, x, noise):
+        """Paths b_{1:T} for `x` and their logits, as `arm_tf.chain.sample_path`."""
+        return chain.sample_path(self.encoder_maps, self.visible(x), noise)
+
+    def log_weights(self, x, u):
+        """log w of S independent paths.
+
+        Args:
+          x: float [..., pixels].
+          u: float [T, S, ..., units], uniform noise.
+
+        Returns:
+          float [S, ...], in nats.
+        """
+        return self.log_weight(x, *self.sample(x, tf.unstack(u)))
+
+    @property
+    def encoder_maps(self):
+        """The encoder's maps from units to the logits of the next, a list of functions."""
+        return [lambda b, m=m: apply_map(m, b) for m in self.encoder]
+
+
+def at_the_pixels(input_scaling, output_bias, pixel_mean):
+    """Scale and offset of an input of pixels, and the initial bias of a map to pixels."""
+    scalings, biases = dict(_SCALINGS), {"zeros": "zeros"}
+    if pixel_mean is not None:
+        mean = np.asarray(pixel_mean)
+        scalings["centered"] = (1.0, -mean)
+        biases["data_mean"] = _logit_initializer(mean)
+    return (
+        choose("input_scaling", input_scaling, scalings),
+        choose("output_bias", output_bias, biases),
+    )
+
+
+def apply_map(dense_map, inputs):
+    """`dense_map` of [..., V] as one matrix product, however many leading axes there are."""
+    outputs = dense_map(tf.reshape(inputs, [-1, inputs.shape[-1]]))
+    return tf.reshape(outputs, [*inputs.shape[:-1], outputs.shape[-1]])
+
+
+def _logit_initializer(mean):
+    """Initialiser of a bias at logit(mean), the means kept 0.001 away from 0 and 1."""
+    mean = np.clip(np.asarray(mean, np.float64), 1e-3, 1 - 1e-3)
+    logit = np.log(mean) - np.log1p(-mean)
+    return lambda shape, dtype=None: tf.cast(tf.reshape(logit, shape), dtype)
+
+
+def _is_independent(decoder_samples):
+    choices = {"independent": True, "antithetic": False}
+    return choose("decoder_samples", decoder_samples, choices)
+
+
+def choose(name, value, choices):
+    """What `choices` holds for `value`; a ValueError that lists them where it holds nothing."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, received {value!r}.")
+    return choices[value]

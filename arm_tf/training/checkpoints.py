@@ -1,0 +1,141 @@
+"""Checkpoints of a run: its latest state, and the weights of its best validation."""
+
+import contextlib
+import sys
+
+import tensorflow as tf
+
+from arm_tf.training import steps
+from arm_tf.training.run_folder import RunError
+
+
+class Checkpoints:
+    """The checkpoints in the folder of a run.
+
+    Args:
+      folder: `arm_tf.training.run_folder.RunFolder`.
+      state: dict of what a checkpoint holds, nested lists and dicts of variables; "weights" are
+        the model's.
+
+    Raises:
+      RunError: the folder cannot be written.
+    """
+
+    def __init__(self, folder, state):
+        self._folder = folder
+        path = folder.path / "checkpoints"
+        with self._writing():
+            self._latest = _manager(tf.train.Checkpoint(**state), path, keep=2)
+            weights = tf.train.Checkpoint(weights=state["weights"])
+            self._best = _manager(weights, path / "best", keep=1)
+
+    def _writing(self):
+        return self._folder.writing(tf.errors.OpError)
+
+    def save(self):
+        """Writes the state under a new name, so that those before it stay as they are."""
+        with self._writing():
+            self._latest.save()
+
+    def restore_latest(self):
+        """Restores the newest checkpoint that is not damaged, if there is any checkpoint.
+
+        Raises:
+          RunError: there are only damaged ones.
+        """
+        paths = self._latest.checkpoints
+        for path in reversed(paths):
+            try:
+                return restore(self._latest.checkpoint, path)
+            except RunError as error:
+                if path == paths[0]:
+                    raise RunError(
+                        f"{error}; no other checkpoint is left. "
+                        "Choose another --name to train anew."
+                    ) from None
+                print(f"{error}; going on from the checkpoint before it.", file=sys.stderr)
+
+    def save_best(self, step):
+        """Writes the weights as the best so far."""
+        with self._writing():
+            self._best.save(step)
+
+    def restore_best(self):
+        """Restores the weights that were the best.
+
+        Raises:
+          RunError: they are damaged.
+        """
+        try:
+            restore(self._best.checkpoint, self._best.latest_checkpoint)
+        except RunError as error:
+            raise RunError(
+                f"{error}; the weights of the best validation are lost. "
+                "Choose another --name to train anew."
+            ) from None
+
+
+def load_model(path, config, dataset):
+    """The model of a run with the weights of its best validation.
+
+    Raises:
+      RunError: the run has no evaluated checkpoint yet, or a damaged one.
+    """
+    latest = None
+    with contextlib.suppress(Exception):  # of any kind, where the list of checkpoints is damaged
+        latest = tf.train.latest_checkpoint(str(path / "checkpoints" / "best"))
+    if latest is None:
+        raise RunError(f"The run in {path} has no evaluated checkpoint yet, or a damaged one.")
+    model = steps.build_model(config, dataset)
+    restore(tf.train.Checkpoint(weights=tensors(model)), latest)
+    return model
+
+
+def tensors(holder):
+    """The TensorFlow variables of a Keras model, layer or optimiser, for checkpoints."""
+    return [variable.value for variable in holder.variables]
+
+
+def _manager(checkpoint, folder, keep):
+    """A `tf.train.CheckpointManager` that finds a folder's checkpoints also if their list is bad.
+
+    TensorFlow's list of them is what the writing of a checkpoint ends with, so that there are
+    none where there is no list. A damaged one is replaced by the names of the files there.
+    """
+    listed = None
+    with contextlib.suppress(Exception):  # of any kind: it parses whatever the file holds
+        listed = tf.train.get_checkpoint_state(str(folder))
+    whole = listed and len(listed.all_model_checkpoint_timestamps) == len(
+        listed.all_model_checkpoint_paths
+    )  # a manager forgets those without a time
+    if not whole and (folder / "checkpoint").exists():
+        found = {int(path.stem.rpartition("-")[2]): path for path in folder.glob("ckpt-*.index")}
+        if found:
+            names = [f"ckpt-{number}" for number in sorted(found)]
+            times = [found[number].stat().st_mtime for number in sorted(found)]
+            tf.compat.v1.train.update_checkpoint_state(
+                str(folder.absolute()), names[-1], names, all_model_checkpoint_timestamps=times
+            )
+        else:
+            (folder / "checkpoint").unlink()
+    return tf.train.CheckpointManager(checkpoint, str(folder), max_to_keep=keep)
+
+
+def restore(checkpoint, path):
+    """Restores every variable of a `tf.train.Checkpoint`; TensorFlow compares their checksums.
+
+    Raises:
+      RunError: the file is damaged, or not of this model.
+    """
+    try:
+        status = checkpoint.restore(path)
+    except Exception as error:  # OpError, IndexError and others, depending on the damage
+        reason = str(error).splitlines()[0]
+    else:
+        try:
+            status.assert_consumed()
+            return
+        except AssertionError:
+            status.expect_partial()
+            reason = "it is not a checkpoint of this model"
+    raise RunError(f"Cannot restore {path}: {reason}")
