@@ -2,10 +2,13 @@
 
 import matplotlib
 import numpy as np
+from matplotlib.colors import hsv_to_rgb, to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter
 from PIL import Image
+
+from arm_tf import estimators
 
 _SCALE = 2  # screen pixels for each image pixel
 _LABELS = {
@@ -16,24 +19,10 @@ _LABELS = {
     "valid_nll": ("validation, bound on −log p(x)", "#E69F00", "--"),
 }
 
-_SOLID, _DASHED, _DASH_DOT, _DOTTED = "-", (0, (5, 2)), (0, (5, 1.5, 1, 1.5)), (0, (1, 1.5))
-_LONG_SHORT = (0, (8, 1.5, 2.5, 1.5))
-_DASHES = (_SOLID, _DASHED, _DASH_DOT, _DOTTED, _LONG_SHORT)
-# Colours that are told apart in all common kinds of colour vision (Okabe & Ito 2008), one a kin.
-_KIN = {
-    "#D55E00": ("arm", "disarm", "arms", "arms_gaussian"),
-    "#000000": ("legrad", "exact", "ram"),
-    "#0072B2": ("reinforce", "reinforce_baseline", "nvil", "ar"),
-    "#CC79A7": ("relax", "loo", "double_cv", "rodeo"),
-    "#009E73": ("rebar", "muprop", "darn"),
-    "#E69F00": ("concrete", "st", "st_annealed", "st_gumbel"),
-    "#56B4E9": ("vimco", "ovis", "rws", "wake_sleep", "disarm_local"),
-}
-_STYLES = {
-    name: (color, dashes)
-    for color, names in _KIN.items()
-    for name, dashes in zip(names, _DASHES, strict=False)
-}
+_DASHES = ("-", (0, (5, 2)), (0, (5, 1.5, 1, 1.5)), (0, (1, 1.5)), (0, (8, 1.5, 2.5, 1.5)))
+# Told apart in all common kinds of colour vision (Okabe & Ito 2008), one a family of the table.
+_COLORS = ("#0072B2", "#D55E00", "#000000", "#CC79A7", "#E69F00", "#56B4E9", "#009E73")
+_GOLDEN = 0.618  # of the circle of hues, to the next colour after those
 _DPI = 120
 _STYLE = {"axes.spines.top": False, "axes.spines.right": False}
 _PARTS = {"train": "training", "valid": "validation"}
@@ -42,10 +31,22 @@ _PARTS = {"train": "training", "valid": "validation"}
 def estimator_style(name):
     """Colour and line style of an estimator of the table, the same in every figure.
 
+    The colour is its family's; the line, by its place in the family, begins with the patterns above
+    and goes on with a dash and ever more dots.
+
     Returns:
       Two values for the `color` and `linestyle` of matplotlib.
     """
-    return _STYLES[name]
+    family = estimators.get(name).family
+    families = list(dict.fromkeys(row.family for row in estimators.TABLE.values()))
+    place = [n for n, row in estimators.TABLE.items() if row.family == family].index(name)
+    number, further = families.index(family), place - len(_DASHES)
+    if number < len(_COLORS):
+        color = _COLORS[number]
+    else:
+        color = to_hex(hsv_to_rgb((number * _GOLDEN % 1, 0.8, 0.7)))
+    dots = (1, 1.5) * (further + 2)
+    return color, _DASHES[place] if further < 0 else (0, (5, 1.5, *dots))
 
 
 def grid(images, *others, image_shape=(28, 28)):

@@ -44,7 +44,7 @@ class VarianceTracker(keras.layers.Layer):
     def noise_rows(self, model):
         """Rows of uniform noise that `update` needs for one datum; int."""
         groups = self.gradient_estimators.values()
-        return sum(model.noise_rows(group, "antithetic") for group in groups)
+        return sum(model.noise_rows(group, "shared") for group in groups)
 
     def update(self, model, x, u):
         """Takes one gradient of each estimator into the averages.
@@ -60,11 +60,9 @@ class VarianceTracker(keras.layers.Layer):
         learning, used = tf.zeros([]), 0
         variables = [variable.value for variable in model.variable_groups["encoder"]]
         for name, group in self.gradient_estimators.items():
-            rows = model.noise_rows(group, "antithetic")
+            rows = model.noise_rows(group, "shared")
             with tf.GradientTape() as tape:
-                loss, _, estimator_loss = model.losses(
-                    x, u[used : used + rows], group, "antithetic"
-                )
+                loss, _, estimator_loss = model.losses(x, u[used : used + rows], group, "shared")
                 loss = tf.reduce_mean(loss)
             used += rows
             learning += estimator_loss
@@ -141,7 +139,7 @@ def gradient_moments(model, x, gradient_estimators, draws, key, adapt_steps=0, l
       `Moments` of the gradient of each datum's ELBO in its logits, [T batch V] coordinates, and
       of the gradient of the batch mean in the encoder's weights.
     """
-    rows = model.noise_rows(gradient_estimators, "antithetic")
+    rows = model.noise_rows(gradient_estimators, "shared")
     shape = [1, rows, x.shape[0], model.units]
     weights = [variable.value for variable in model.variable_groups["encoder"]]
     learned = [v for layer in gradient_estimators for v in layer.trainable_variables]
@@ -153,7 +151,7 @@ def gradient_moments(model, x, gradient_estimators, draws, key, adapt_steps=0, l
         offsets = [tf.identity(offset) for offset in offsets]
         with tf.GradientTape(persistent=True) as tape:
             tape.watch(offsets)
-            loss, _, estimator_loss = model.losses(x, u, gradient_estimators, "antithetic", offsets)
+            loss, _, estimator_loss = model.losses(x, u, gradient_estimators, "shared", offsets)
             mean_loss = tf.reduce_mean(loss)
         logit_grads = tape.gradient(loss, offsets)
         weight_grads = tape.gradient(mean_loss, weights)
@@ -241,7 +239,7 @@ def compare(config, model, x, num_samples, draws, adapt_steps=0, report=lambda r
         row = {
             "estimator": name,
             "samples": samples,
-            "evaluations": model.evaluations(group, "antithetic"),
+            "evaluations": model.evaluations(group, "shared"),
         }
         for where, found, expected in zip(("logits", "weights"), moments, reference, strict=True):
             bias, bias_noise = found.bias(expected)

@@ -46,8 +46,9 @@ def build_gradient_estimators(config, model, name=None, num_samples=None):
     """An estimator for each stochastic layer: the configuration's, or another one by name."""
     if name is None:
         name, num_samples = config.estimator, config.num_samples
-    options = {option: getattr(config, option) for option in estimators.get(name).options}
-    return model.gradient_estimators(name, num_samples, **options)
+    options = [option.name for option in estimators.get(name).options]
+    settings = {option: getattr(config, option) for option in options}
+    return model.gradient_estimators(name, num_samples, **settings)
 
 
 def build_optimizers(config, variable_groups):

@@ -42,10 +42,9 @@ class Figure(typing.NamedTuple):
 def configurations(config, trials):
     """The configurations of `trials` trials, with the seeds that follow `config.seed`; a list."""
     seeds = range(config.seed, config.seed + trials)
-    named = config.name != dataclasses.replace(config, name=None).name
-    name = f"{config.name}-seed{{}}" if named else None
+    name = config.asked("name")
     return [
-        dataclasses.replace(config, seed=seed, name=name and name.format(seed)) for seed in seeds
+        dataclasses.replace(config, seed=seed, name=name and f"{name}-seed{seed}") for seed in seeds
     ]
 
 
