@@ -55,43 +55,41 @@ def estimators_one_by_one():
 
 
 def _section(name, row):
-    module = row.function.split(".")[0] if isinstance(row.function, str) else row.family
     samples = f"K ≥ {row.min_samples}, {row.default_samples or row.min_samples} unless given"
     needs = ["the derivative of f"] if row.derivative else []
-    needs += ["parameters that it learns"] if row.initial and not row.averages else []
-    needs += [f"parameters ({', '.join(row.averages)} as moving averages)"] if row.averages else []
-    needs += ["a generative model to dream"] if getattr(row, "rule", False) else []
+    needs += ["parameters that it keeps or learns"] if row.initial else []
+    needs += ["a generative model that dreams: it is a rule to train by"] if row.rule else []
+    function = row.function.__name__
+    options = [f"`{o.name}` ({o.default}): {o.help}" for o in row.options]
     facts = {
         "gradient of": "E[f(b)]" if row.objective == "elbo" else "E[log (1/K) Σ exp f(b_k)]",
         "evaluations of f": row.cost,
-        "bias": "biased" if row.biased else "none",
+        "bias": "yes" if row.biased else "none",
         "samples": samples,
         "units a layer": "any" if row.max_units is None else f"at most {row.max_units:,}",
         "needs": ", ".join(needs) or "f alone",
-        "options": ", ".join(map(_option, row.options)) or "none",
-        "source": f"[{row.source}]({row.link})" if getattr(row, "link", "") else row.source,
-        "function": f"[`arm_tf.estimators.{module}`](api/arm_tf.estimators.{module}.md)",
-        "proof": _proof(module),
+        "options": "<br>".join(options) or "none",
+        "source": f"[{row.source}]({row.link})",
+        "function": f"[`{function}`][{row.function.__module__}.{function}]",
+        "proof": f"[{_proof(name, row)}](../{_proof(name, row)})",
     }
-    equation = getattr(row, "equation", "")
-    parts = [f"## `{name}`", f"{row.summary[0].upper()}{row.summary[1:]}."]
-    parts += [f"$$\n\\hat g = {equation}\n$$"] if equation else []
-    parts += ["| | |\n|---|---|\n" + "\n".join(f"| {k} | {v} |" for k, v in facts.items())]
-    return "\n\n".join(parts) + "\n"
+    table = "| | |\n|---|---|\n" + "\n".join(f"| {k} | {v} |" for k, v in facts.items())
+    summary = f"{row.summary[0].upper()}{row.summary[1:]}."
+    return f"## `{name}`\n\n{summary}\n\n$$\n\\hat g = {row.equation}\n$$\n\n{table}\n"
 
 
-def _option(option):
-    if isinstance(option, str):
-        from arm_tf.training.config import Config
+def _proof(name, row):
+    """The file of an estimator's proof.
 
-        return f"`{option}` ({getattr(Config(), option)})"
-    return f"`{option.name}` ({option.default}): {option.help}"
-
-
-def _proof(module):
-    """The file of the tests that proves the estimators of a module."""
-    files = (f"tests/proofs/{module}.py", f"tests/test_{module}.py", f"tests/test_{module}s.py")
-    return next((f"`{f}`" for f in files if (ROOT / f).exists()), "`tests/test_estimators.py`")
+    Raises:
+      ValueError: there is no proof.
+    """
+    files = [ROOT / "tests" / "proofs" / f"{row.family}.py"]
+    files += sorted((ROOT / "tests" / "proofs").glob("*.py"))
+    for file in files:
+        if file.exists() and f'"{name}"' in file.read_text(encoding="utf-8"):
+            return file.relative_to(ROOT).as_posix()
+    raise ValueError(f"{name!r} has no proof in tests/proofs/.")
 
 
 def modules():
@@ -157,6 +155,7 @@ def on_files(files, config):
             File.generated(config, name, content=re.sub(r"\]\((?=[a-z_]+/)", "](../", text))
         )
     texts = [file.content_string for file in files.documentation_pages()]
+    texts.append(estimators_one_by_one())
     for path in sorted({path for text in texts for path in _OUTSIDE.findall(text)}):
         if not (ROOT / path).is_file():
             raise ValueError(f"A page links to {path}, which is not there.")
