@@ -179,7 +179,7 @@ def test_weights_of_very_different_size_keep_their_precision(name):
         others = [np.delete(best, k, axis=0).max(axis=0) for k in range(5)]
         jumps = np.maximum(best, others) - np.maximum(best_anti, others)
         large = (np.abs(jumps) > 10).sum(axis=0)
-        assert 0 < (large > 0).sum() < 50
+        assert 0 < (large > 0).sum() < 90
         atol += rounding * large[:, np.newaxis]
     assert (np.abs(grad.numpy() - exact_grad.numpy()) <= atol + 1e-6 * np.abs(exact_grad)).all()
 

@@ -61,7 +61,10 @@ def _with_options(cls):
         if name == "num_samples":
             for option in estimators.OPTIONS.values():
                 if option.name in cls.__annotations__ or hasattr(cls, option.name):
-                    raise ValueError(f"An estimator's option has the name of {option.name}.")
+                    raise ValueError(
+                        f"An estimator's option {option.name!r} has the name of another setting; "
+                        "give it another."
+                    )
                 settings[option.name] = type(option.default)
                 setattr(cls, option.name, _setting(option.default, option.help, low=option.low))
     cls.__annotations__ = settings
@@ -362,7 +365,7 @@ def _check(field, value):
         refuse("true or false")
     if int in types and (type(value) is not int or not low <= value <= high):
         refuse(f"an integer from {low} to {high:,}")
-    if float in types and not (_is_number(value, _FLOAT_LIMIT) and value >= low):
+    if float in types and not (type(value) in (int, float) and low <= value < _FLOAT_LIMIT):
         refuse(f"a finite number of at least {low} and below {_FLOAT_LIMIT:g}")
     if field.name == "image_shape":
         if not isinstance(value, tuple) or len(value) != 2 or not all(map(_is_positive, value)):
