@@ -244,7 +244,7 @@ EXAMPLES = [
 
 
 def test_readme_example_estimates_a_gradient():
-    """With one unit ARM's estimate is (f(1) - f(0)) (1/2 - u) or its mirror image, or zero."""
+    """At probability 1/2 the pair differs: f's mean, and (f(1) - f(0)) |u - 1/2|."""
     (example,) = (e for e in EXAMPLES if "arm_tf.expectation(" in e and "Joint" not in e)
     names = {}
     exec(compile(example, "README.md", "exec"), names)
