@@ -22,7 +22,7 @@ def path_noise_rows(gradient_estimators):
 def path_expectation(f, maps, x, u, gradient_estimators):
     """Monte Carlo estimate of E[f(b_1, …, b_T)] over a chain of stochastic binary layers.
 
-    b_t ~ q(b_t | b_{t-1}) = Bernoulli(sigmoid(maps[t-1](b_{t-1}))), with b_0 = x. For each
+    b_t ~ q(b_t | b_{t-1}) = Bernoulli(sigmoid(`maps[t-1](b_{t-1})`)), with b_0 = x. For each
     layer t (Yin & Zhou 2019, proposition 2 and algorithm 2) b_{1:t-1} is one shared path; the
     estimator's samples are taken at layer t, for ARM an antithetic pair; each of them is
     continued independently through the layers after t; and the estimator's gradient reaches
@@ -118,7 +118,7 @@ def cycle(arrays, size):
 def sample_path(maps, x, noise, sample=bernoulli.sample):
     """One path through a chain of stochastic layers for every row of noise.
 
-    b_t = 1[u_t < sigmoid(maps[t-1](b_{t-1}))], b_0 = x.
+    b_t = 1[u_t < sigmoid(`maps[t-1](b_{t-1})`)], b_0 = x.
 
     Args:
       maps: callables, [..., V_{t-1}] to logits [..., V_t].

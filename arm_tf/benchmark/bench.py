@@ -114,6 +114,7 @@ class Bench:
         run_folder.write_json(folder / "program.json", description)
 
     def close(self):
+        """Gives back the run's precision and removes its folder."""
         self._precision.__exit__(None, None, None)
         self.run.folder.close()
         self.folder.cleanup()

@@ -45,5 +45,6 @@ def ratio(of, to):
 
 
 def as_text(values, digits=2):
+    """The dict of `spread` as "median (low–high)"."""
     low, high = (f"{values[key]:.{digits}f}" for key in ("low", "high"))
     return f"{values['median']:.{digits}f} ({low}–{high})"

@@ -288,4 +288,5 @@ def _parsing(path, expected, remedy=_REPLACE):
 
 
 def refusal(where, expected, found, remedy=_REPLACE):
+    """A `DataError` of one line: where, what was expected and found there, and what to do."""
     return DataError(f"{where}: expected {expected}, found {found}; {remedy}")

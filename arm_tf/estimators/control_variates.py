@@ -11,6 +11,7 @@ _HIDDEN = 16
 
 
 def double_cv_parameters(units):
+    """The weight of the control variate to begin with, none; a dict."""
     return {"alpha": 0.0}
 
 

@@ -105,6 +105,7 @@ def st_annealed_sample(logits, u, parameters):
 
 
 def st_annealed_parameters(units):
+    """The slope to begin with, the sigmoid's own; a dict."""
     return {"slope": 1.0}
 
 
@@ -279,6 +280,7 @@ def muprop(f, logits, u, parameters):
 
 
 def rebar_parameters(units):
+    """Weight of the control variate and temperature to begin with; a dict."""
     return {"eta": 1.0, "log_temperature": math.log(0.5)}
 
 

@@ -183,6 +183,7 @@ class BinaryNetwork(keras.Model):
 
     @property
     def encoder_maps(self):
+        """The encoder's maps from units to the logits of the next, a list of functions."""
         return [lambda b, m=m: apply_map(m, b) for m in self.encoder]
 
 

@@ -3,7 +3,8 @@
 Prints the tables and writes them as report.md and report.csv into the folder, with a figure of the
 negative ELBO against steps and seconds for each experiment of the paper. Runs of the paper's length
 on the published data stand beside the published figures; all others are in tables of their own.
-Runs that are not finished, and files that cannot be read, are named and passed over.
+Runs that are not finished, and files that cannot be read, are named and passed over. Of what the
+toy, the benchmark and sweeps have written into the folder it prints the tables, too.
 """
 
 import csv
@@ -11,16 +12,15 @@ import dataclasses
 import io
 import math
 import pathlib
-import statistics
 
 from absl import flags
 
 from arm_tf import cli, estimators, paper
-from arm_tf.training import config, run_folder
+from arm_tf.training import config, run_folder, trials
 
 # Settings in which runs of one experiment may differ from the paper's without a word.
 _INCIDENTAL = {"seed", "logdir", "name", "data_dir", "jit", "steps_per_loop", "epochs", "max_steps"}
-_EVALUATION = {"eval_every", "eval_samples", "test_samples"}
+_EVALUATION = {"eval_every", "eval_samples"}
 COLUMNS = {
     "run": "run",
     "test_nll": "test −log p ≤",
@@ -70,12 +70,12 @@ class Run:
 
     @property
     def departures(self):
-        """Settings that are not the paper's, as a text; "" where all are."""
+        """Settings that are not the paper's; a dict."""
         estimator = self.config.estimator
         usual = {"estimator": estimator, "num_samples": estimators.check(estimator, None)[1]}
         plain = config.Config(**{**paper.SETTINGS[self.experiment], **usual})
         differing = set(self.config.differences(plain)) - _INCIDENTAL - _EVALUATION
-        return ", ".join(f"{name}={getattr(self.config, name)}" for name in sorted(differing))
+        return {name: getattr(self.config, name) for name in sorted(differing)}
 
 
 def gather(folder):
@@ -121,43 +121,48 @@ def _own_variance(path, estimator):
     return None
 
 
-def _trials(runs):
+def _by_trials(runs):
     """Runs that differ in the seed alone: by experiment, estimator and departures, lists."""
     groups = {}
     for run in runs:
-        key = (run.experiment, run.config.estimator, run.departures)
+        key = (run.experiment, run.config.estimator, tuple(run.departures.items()))
         groups.setdefault(key, []).append(run)
     return groups
+
+
+def _named(estimator, departures):
+    """An estimator with the settings that are not the paper's, as a text."""
+    return ", ".join([estimator, *(f"{name}={value}" for name, value in departures)])
 
 
 def compared(runs):
     """Rows of the paper's tables for which there are comparable runs.
 
     Returns:
-      Dicts with "experiment", "estimator", "published" (a text), "mean" and "deviation" over
-      trials, "difference" from the published figure, "seeds", "samples" and "departures".
+      Dicts with "experiment", "estimator" (and settings that are not the paper's, but for the
+      learning rate), "learning_rate", "published" (a text), "ours" (`arm_tf.trials.Figure`),
+      "difference" from the published figure or None, "epochs" and "seeds".
     """
     rows = []
-    groups = _trials(run for run in runs if run.is_comparable)
-    for (experiment, estimator, departures), trials in groups.items():
-        bounds = [run.result["test_nll"] for run in trials]
-        mean = statistics.fmean(bounds)
+    groups = _by_trials(run for run in runs if run.is_comparable)
+    for (experiment, estimator, departures), group in groups.items():
+        ours = trials.Figure.of(run.result["test_nll"] for run in group)
         text, value = _published(paper.PUBLISHED[experiment].get(estimator))
+        others = [(name, v) for name, v in departures if name != "learning_rate"]
         rows.append(
             {
                 "experiment": experiment,
-                "estimator": estimator,
+                "estimator": _named(f"`{estimator}`", others),
+                "learning_rate": group[0].config.learning_rate,
                 "published": text,
-                "mean": mean,
-                "deviation": statistics.stdev(bounds) if len(bounds) > 1 else None,
-                "difference": None if value is None else mean - value,
-                "seeds": " ".join(str(s) for s in sorted(run.config.seed for run in trials)),
-                "samples": " ".join(str(s) for s in {run.result["test_samples"] for run in trials}),
-                "departures": departures,
+                "ours": ours,
+                "difference": None if value is None else ours.mean - value,
+                "epochs": group[0].result["epochs"],
+                "seeds": sorted(run.config.seed for run in group),
             }
         )
     order = list(paper.SETTINGS)
-    return sorted(rows, key=lambda row: (order.index(row["experiment"]), row["mean"]))
+    return sorted(rows, key=lambda row: (order.index(row["experiment"]), row["ours"].mean))
 
 
 def _published(figure):
@@ -175,15 +180,16 @@ def markdown(runs):
     rows = compared(runs)
     if rows:
         parts.append(
-            "Test −log p(x) in nats, bounds at the epoch of the best validation, ± the standard "
-            "deviation over trials; the paper's figures beside.\n\n"
+            "Test −log p(x) in nats (−log p(x_l|x_u) of the conditional network): bounds over "
+            f"{config.Config().test_samples:,} samples at the epoch of the best validation, ± the "
+            "standard deviation over seeds, and beside them the paper's.\n\n"
             + _table(
-                ["experiment", "estimator", "published", "ours", "difference", "seeds",
-                 "samples of the bound", "settings not the paper's"],
-                [[r["experiment"], r["estimator"], r["published"],
-                  f"{r['mean']:.2f}" + (f" ± {r['deviation']:.2f}" if r["deviation"] else ""),
-                  "–" if r["difference"] is None else f"{r['difference']:+.2f}",
-                  r["seeds"], r["samples"], r["departures"] or "–"] for r in rows],
+                ["experiment", "estimator", "learning rate", "published", "ours", "difference",
+                 "epochs", "seeds"],
+                [[_title(r["experiment"]), r["estimator"], _scientific(r["learning_rate"]),
+                  r["published"], str(r["ours"]),
+                  "–" if r["difference"] is None else f"{r['difference']:+.2f}".replace("-", "−"),
+                  f"{r['epochs']:,.0f}", ", ".join(map(str, r["seeds"]))] for r in rows],
             )
         )  # fmt: skip
     published = [run for run in runs if run.result.get("data_published") is not False]
@@ -198,6 +204,20 @@ def markdown(runs):
             + _run_table(stand_ins)
         )
     return "\n".join(parts)
+
+
+def _title(experiment):
+    """An experiment's name as the paper writes it: "MNIST-static, two layers"."""
+    dataset, network = (
+        experiment.replace("omniglot", "OMNIGLOT").replace("mnist", "MNIST").split("-")
+    )
+    return f"{dataset.replace('_', '-')}, {network.replace('_', ' ')}"
+
+
+def _scientific(number):
+    """A number as people write a learning rate: "1e-4"."""
+    mantissa, exponent = f"{number:e}".split("e")
+    return f"{float(mantissa):g}e{int(exponent)}"
 
 
 def _run_table(runs):
@@ -257,22 +277,112 @@ def curves(runs):
     found = {}
     for experiment, group in by_experiment.items():
         longest = max(run.result["steps"] for run in group)
-        groups = _trials(run for run in group if run.result["steps"] == longest)
-        for (_, estimator, departures), trials in groups.items():
-            steps = set.intersection(*({row["step"] for row in run.metrics} for run in trials))
-            name = f"{estimator}, {departures}" if departures else estimator
-            found.setdefault(experiment, {})[name] = [
-                [row for row in run.metrics if row["step"] in steps] for run in trials
+        groups = _by_trials(run for run in group if run.result["steps"] == longest)
+        for (_, estimator, departures), same in groups.items():
+            steps = set.intersection(*({row["step"] for row in run.metrics} for run in same))
+            found.setdefault(experiment, {})[_named(estimator, departures)] = [
+                [row for row in run.metrics if row["step"] in steps] for run in same
             ]
     return found
+
+
+def measurements(folder):
+    """Tables of what the toy, the benchmark and sweeps have written into a folder; Markdown.
+
+    Args:
+      folder: path; toy.json and benchmark.json are looked for in it, sweep.json below it, too.
+
+    Returns:
+      A list of str.
+    """
+    folder, tables = pathlib.Path(folder), []
+    for name, render in (("toy.json", _toy_tables), ("benchmark.json", _benchmark_tables)):
+        if (folder / name).exists():
+            tables += render(run_folder.read_json(folder / name))
+    sweeps = [run_folder.read_json(path)["throughput"] for path in folder.rglob("sweep.json")]
+    sweeps = sorted((s for s in sweeps if s["steps"]), key=lambda sweep: sweep["workers"])
+    if sweeps:
+        tables.append(_table(
+            ["workers", *(str(s["workers"]) for s in sweeps)],
+            [["seconds", *(f"{s['seconds']:.0f}" for s in sweeps)],
+             ["steps a second", *(f"{s['steps'] / s['seconds']:.0f}" for s in sweeps)]],
+        ))  # fmt: skip
+    return tables
+
+
+def _toy_tables(record):
+    rows = [
+        [f"`{name}`", *(f"{ends[str(p0)]:.3f}" for p0 in record["p0"])]
+        for name, ends in record["final_probability"].items()
+    ]
+    return [_table(["probability of 1 at the end", *(f"p0 = {p0}" for p0 in record["p0"])], rows)]
+
+
+def _benchmark_tables(results):
+    def spread(value):
+        return f"{value['median']:.2f} ({value['low']:.2f}–{value['high']:.2f})"
+
+    tables = []
+    if "steps" in results:
+        steps = results["steps"].values()
+        rows = [["steps a second", *(f"{s['steps_per_second']['median']:.0f}" for s in steps)]]
+        for title, key in (("times the plain reference", "speed_over_plain"),
+                           ("time over that of the products", "time_over_products")):  # fmt: skip
+            rows.append([title, *(spread(s[key]) for s in steps)])
+        for part in ("products", "elementwise and rest", "optimiser", "noise", "boundary"):
+            rows.append([f"µs: {part}", *(f"{s['microseconds'][part]:.0f}" for s in steps)])
+        names = [name.replace("_", " ") for name in results["steps"]]
+        tables.append(_table(["a step of training", *names], rows))
+    if "fit" in results:
+        fit = results["fit"]
+        rows = [[name, f"{rate['median']:.0f}",
+                 spread(fit["speed_over_loop"][name]) if name in fit["speed_over_loop"] else "–"]
+                for name, rate in fit["steps_per_second"].items()]  # fmt: skip
+        tables.append(_table(["the linear model", "steps a second", "of the loop's"], rows))
+    if "cost" in results:
+        cost = results["cost"]
+        rows = [[f"`{name}`", f"{rate:.0f}"] for name, rate in cost["steps_per_second"].items()]
+        tables.append(_table(["estimator, linear model", "steps a second"], rows))
+        rows = [[_title(name), f"{rate:.0f}"]
+                for name, rate in cost["steps_per_second_of_arm"].items()]  # fmt: skip
+        tables.append(_table(["experiment, ARM", "steps a second"], rows))
+        dearest = " and ".join(f"`{name}`" for name in cost["dearest"])
+        rows = [
+            [
+                name,
+                f"{cost[f'core_hours{which}']:,.0f}",
+                f"{cost[f'longest_run_hours{which}']:.1f} h",
+                *(f"{days:.1f} days" for days in cost[f"days{which}"].values()),
+            ]
+            for which, name in (
+                ("", f"all, {cost['runs']} runs"),
+                ("_without_dearest", f"without {dearest}"),
+            )
+        ]
+        cores = [f"{int(number):,} cores" for number in cost["days"]]
+        tables.append(_table(["comparison", "core hours", "longest run", *cores], rows))
+    return tables
+
+
+def tables(folder):
+    """All that there is to print of a folder, as Markdown.
+
+    Args:
+      folder: path.
+
+    Returns:
+      str; the runs that were found, as of `gather`; and notes on what was passed over.
+    """
+    runs, notes = gather(folder)
+    parts = [markdown(runs)] if runs else []
+    return "\n".join(parts + measurements(folder)), runs, notes
 
 
 def main():
     folder = pathlib.Path(flags.FLAGS.folder)
     if not folder.is_dir():
         raise run_folder.RunError(f"{folder} is not a folder.")
-    runs, notes = gather(folder)
-    text = markdown(runs)
+    text, runs, notes = tables(folder)
     run_folder.write_text(folder / "report.md", text)
     run_folder.write_text(folder / "report.csv", table_csv(runs))
     written = ["report.md", "report.csv"]
