@@ -1,5 +1,9 @@
 """Pictures of a run: grids of images and curves."""
 
+import os
+import typing
+from collections.abc import Mapping, Sequence
+
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
@@ -35,11 +39,15 @@ _STYLES = {
     for name, dashes in zip(names, _DASHES, strict=False)
 }
 _DPI = 120
-_STYLE = {"axes.spines.top": False, "axes.spines.right": False}
+_STYLE: dict[typing.Any, bool] = {"axes.spines.top": False, "axes.spines.right": False}
+_TOPS: dict[str, dict[str, typing.Any]] = {
+    "arm": {"zorder": 3, "lw": 2.5},
+    "exact": {"zorder": 4},
+}  # drawn above the others in the toy's losses
 _PARTS = {"train": "training", "valid": "validation"}
 
 
-def estimator_style(name):
+def estimator_style(name: str) -> tuple[str, typing.Any]:
     """Colour and line style of an estimator of the table, the same in every figure.
 
     Returns:
@@ -48,7 +56,9 @@ def estimator_style(name):
     return _STYLES[name]
 
 
-def grid(images, *others, image_shape=(28, 28)):
+def grid(
+    images: np.ndarray, *others: np.ndarray, image_shape: tuple[int, int] = (28, 28)
+) -> np.ndarray:
     """Images as one picture, row by row; under each row, the rows of `others` that belong to it.
 
     Args:
@@ -71,13 +81,13 @@ def grid(images, *others, image_shape=(28, 28)):
     return 1.0 - page.reshape(len(page) * (height + 2), columns * (width + 2))
 
 
-def save_grid(path, page):
+def save_grid(path: str | os.PathLike[str], page: np.ndarray) -> None:
     """Writes a page made by `grid` as a PNG file."""
     page = np.repeat(np.repeat(np.rint(page * 255).astype(np.uint8), _SCALE, 0), _SCALE, 1)
     Image.fromarray(page).save(path)
 
 
-def run_curves(metrics, title):
+def run_curves(metrics: Sequence[dict[str, float]], title: str) -> Figure:
     """Figure of a run's negative ELBOs and bounds, in nats, against epochs.
 
     Args:
@@ -114,7 +124,7 @@ def run_curves(metrics, title):
     return figure
 
 
-def elbo_curves(trials, title):
+def elbo_curves(trials: Mapping[str, Sequence[Sequence[dict[str, float]]]], title: str) -> Figure:
     """Figure of the negative ELBO in training and validation, against steps and seconds.
 
     The mean over trials, and a band of one standard deviation where there are several. The second
@@ -135,7 +145,8 @@ def elbo_curves(trials, title):
             shown = {
                 name: runs for name, runs in trials.items() if f"{part}_neg_elbo" in runs[0][0]
             }
-            tops, ends, drawn = [], [], []
+            tops, ends = [], []
+            drawn: list[str] = []
             for name, runs in shown.items():
                 estimator = name.partition(",")[0]
                 color, dashes = estimator_style(estimator)
@@ -168,7 +179,7 @@ def elbo_curves(trials, title):
     return figure
 
 
-def variance_curves(metrics, title):
+def variance_curves(metrics: Sequence[dict[str, float]], title: str) -> Figure:
     """Figure of the variances that a run with --track_variance has followed, against steps.
 
     Args:
@@ -194,11 +205,11 @@ def variance_curves(metrics, title):
     return figure
 
 
-def _estimator_label(name):
+def _estimator_label(name: str) -> str:
     return "true gradient" if name == "exact" else name
 
 
-def toy_traces(traces):
+def toy_traces(traces: Mapping[tuple[str, float], dict[str, typing.Any]]) -> Figure:
     """Figure of the toy's gradients and probabilities: a column for each p0.
 
     A row for each estimator, with its estimates and the true gradient at the same phi, each on its
@@ -232,16 +243,16 @@ def toy_traces(traces):
         handles = [Line2D([], [], color="black", linewidth=1.5, label="true gradient")]
         for name in names:
             color, dashes = estimator_style(name)
-            dots = {"linestyle": "", "marker": ".", "color": color}
+            dots: dict[str, typing.Any] = {"linestyle": "", "marker": ".", "color": color}
             handles.append(Line2D([], [], **dots, label=f"{name}, estimate"))
-            line = {"linestyle": dashes, "color": color}
+            line: dict[str, typing.Any] = {"linestyle": dashes, "color": color}
             handles.append(Line2D([], [], **line, label=f"{name}, probability"))
         figure.legend(handles=handles, loc="outside right upper", frameon=False)
         figure.align_ylabels(panels[:, 0])
     return figure
 
 
-def toy_losses(losses, p0):
+def toy_losses(losses: Mapping[str, np.ndarray], p0: float) -> Figure:
     """Figure of the toy's loss, the negative objective, against iterations.
 
     Args:
@@ -257,7 +268,7 @@ def toy_losses(losses, p0):
         axes = figure.add_subplot()
         for name, values in losses.items():
             color, dashes = estimator_style(name)
-            top = {"arm": {"zorder": 3, "lw": 2.5}, "exact": {"zorder": 4}}.get(name, {})
+            top = _TOPS.get(name, {})
             axes.plot(values, color=color, linestyle=dashes, label=_estimator_label(name), **top)
         axes.set(xlabel="iteration", ylabel="loss, −E[($z - p_0$)²]", title=f"$p_0$ = {p0}")
         axes.ticklabel_format(axis="y", useOffset=False)
@@ -266,7 +277,9 @@ def toy_losses(losses, p0):
     return figure
 
 
-def toy_gradients(gradients, true_gradient, p0):
+def toy_gradients(
+    gradients: Mapping[tuple[str, int], np.ndarray], true_gradient: np.ndarray, p0: float
+) -> Figure:
     """Figure of gradients estimated with several samples at each iteration, beside the true one.
 
     Args:
@@ -301,7 +314,7 @@ def toy_gradients(gradients, true_gradient, p0):
     return figure
 
 
-def variances(rows, title):
+def variances(rows: Sequence[dict[str, typing.Any]], title: str) -> Figure:
     """Figure of the gradient variances of several estimators, one dot and error bar each.
 
     A variance of zero, as "exact" has, is outside the logarithmic axes and not drawn.
@@ -337,7 +350,7 @@ def variances(rows, title):
     return figure
 
 
-def benchmark(results):
+def benchmark(results: dict[str, typing.Any]) -> Figure:
     """Figure of where a step's time goes, and how it grows with each setting.
 
     Args:
@@ -355,9 +368,9 @@ def benchmark(results):
         models = results.get("steps", {})
         left = np.zeros(len(models))
         for part, color in zip(parts, colors, strict=True):
-            values = np.array([model["microseconds"][part] for model in models.values()])
-            first.barh(list(models), values, left=left, color=color, label=part)
-            left += values
+            widths = np.array([model["microseconds"][part] for model in models.values()])
+            first.barh(list(models), widths, left=left, color=color, label=part)
+            left += widths
         first.set(xlabel="µs a step", title="where the time goes")
         first.invert_yaxis()
         first.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2, frameon=False)

@@ -28,7 +28,7 @@ from arm_tf.training import config, run_folder, workers
 PARTS = ("steps", "fit", "evaluation", "process", "trials", "sweep", "cost")
 
 
-def main():
+def main() -> None:
     values = flags.FLAGS
     unknown = set(values.parts) - set(PARTS)
     if unknown or values.rounds < 2:
