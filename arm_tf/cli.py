@@ -21,7 +21,12 @@ USER_ERRORS = (config.ConfigError, data.DataError, run_folder.RunError)
 
 
 def define_flags(flag_values=flags.FLAGS):
-    """Defines an absl flag for each field of `config.Config`."""
+    """Defines an absl flag for each field of `config.Config`.
+
+    And one, which --help leaves out, that flag files of earlier versions hold.
+    """
+    help = "Of earlier versions; the estimator's own."
+    flags.DEFINE_string("objective", None, help, flag_values, module_name=__name__)
     for field in dataclasses.fields(config.Config):
         help = field.metadata["help"]
         if field.metadata["choices"]:
@@ -45,7 +50,8 @@ def config_from_flags(flag_values=flags.FLAGS):
     Raises:
       config.ConfigError: a value outside its limits.
     """
-    values = {f.name: flag_values[f.name].value for f in dataclasses.fields(config.Config)}
+    names = ["objective", *(field.name for field in dataclasses.fields(config.Config))]
+    values = {name: flag_values[name].value for name in names}
     for name, value in values.items():
         if name == "track_variance":
             values[name] = tuple(value)
@@ -56,7 +62,7 @@ def config_from_flags(flag_values=flags.FLAGS):
                 raise config.ConfigError(
                     f"--{name} must be numbers separated by commas, received {','.join(value)!r}."
                 ) from None
-    return config.Config(**values)
+    return config.Config.from_dict(values)
 
 
 def run(main, argument=None):

@@ -6,10 +6,13 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib
 import numpy as np
+from matplotlib.colors import hsv_to_rgb, to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter
 from PIL import Image
+
+from arm_tf import estimators
 
 _SCALE = 2  # screen pixels for each image pixel
 _LABELS = {
@@ -20,24 +23,10 @@ _LABELS = {
     "valid_nll": ("validation, bound on −log p(x)", "#E69F00", "--"),
 }
 
-_SOLID, _DASHED, _DASH_DOT, _DOTTED = "-", (0, (5, 2)), (0, (5, 1.5, 1, 1.5)), (0, (1, 1.5))
-_LONG_SHORT = (0, (8, 1.5, 2.5, 1.5))
-_DASHES = (_SOLID, _DASHED, _DASH_DOT, _DOTTED, _LONG_SHORT)
-# Colours that are told apart in all common kinds of colour vision (Okabe & Ito 2008), one a kin.
-_KIN = {
-    "#D55E00": ("arm", "disarm", "arms", "arms_gaussian"),
-    "#000000": ("legrad", "exact", "ram"),
-    "#0072B2": ("reinforce", "reinforce_baseline", "nvil", "ar"),
-    "#CC79A7": ("relax", "loo", "double_cv", "rodeo"),
-    "#009E73": ("rebar", "muprop", "darn"),
-    "#E69F00": ("concrete", "st", "st_annealed", "st_gumbel"),
-    "#56B4E9": ("vimco", "ovis", "rws", "wake_sleep", "disarm_local"),
-}
-_STYLES = {
-    name: (color, dashes)
-    for color, names in _KIN.items()
-    for name, dashes in zip(names, _DASHES, strict=False)
-}
+_DASHES = ("-", (0, (5, 2)), (0, (5, 1.5, 1, 1.5)), (0, (1, 1.5)), (0, (8, 1.5, 2.5, 1.5)))
+# Told apart in all common kinds of colour vision (Okabe & Ito 2008), one a family of the table.
+_COLORS = ("#0072B2", "#D55E00", "#000000", "#CC79A7", "#E69F00", "#56B4E9", "#009E73")
+_GOLDEN = 0.618  # of the circle of hues, to the next colour after those
 _DPI = 120
 _STYLE: dict[typing.Any, bool] = {"axes.spines.top": False, "axes.spines.right": False}
 _TOPS: dict[str, dict[str, typing.Any]] = {
@@ -50,10 +39,28 @@ _PARTS = {"train": "training", "valid": "validation"}
 def estimator_style(name: str) -> tuple[str, typing.Any]:
     """Colour and line style of an estimator of the table, the same in every figure.
 
+    The colour is its family's, the line goes by its place in the family: five patterns, the same in
+    a shade, and both again with ever more long dashes between.
+
     Returns:
       Two values for the `color` and `linestyle` of matplotlib.
     """
-    return _STYLES[name]
+    family = estimators.get(name).family
+    families = list(dict.fromkeys(row.family for row in estimators.TABLE.values()))
+    number = families.index(family)
+    if number < len(_COLORS):
+        color = to_rgb(_COLORS[number])
+    else:
+        color = hsv_to_rgb((number * _GOLDEN % 1, 0.8, 0.7))
+    place = [n for n, row in estimators.TABLE.items() if row.family == family].index(name)
+    rounds, pattern = divmod(place, len(_DASHES))
+    long_dashes, is_shade = divmod(rounds, 2)
+    if is_shade:
+        color = [0.5 * value if max(color) else 0.6 for value in color]  # of black, grey
+    dashes = _DASHES[pattern]
+    if long_dashes:
+        dashes = (0, (*(dashes[1] if pattern else (3, 1)), *(14, 3) * long_dashes))
+    return to_hex(color), dashes
 
 
 def grid(

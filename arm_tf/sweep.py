@@ -82,11 +82,8 @@ def grid(flag_files, overrides, estimators=(), learning_rates=(), seeds=()):
         if parsed["name"].value:
             raise ConfigError("--name is not for a sweep, whose runs are named by their settings.")
         config = cli.config_from_flags(parsed)
-        own = {"name": None, "num_samples": parsed["num_samples"].value}
-        own |= {"objective": parsed["objective"].value}
-        own |= {"decoder_samples": parsed["decoder_samples"].value}
         for values in itertools.product(*varied.values()):
-            settings = {**own, **dict(zip(varied, values, strict=True))}
+            settings = dict(zip(varied, values, strict=True))
             source = pathlib.Path(file).stem if file else "defaults"
             cells.append(Cell(source, dataclasses.replace(config, **settings)))
     by_path = {}
@@ -258,7 +255,7 @@ def _numbers(name, kind):
 
 def main():
     values = flags.FLAGS
-    own = {field.name for field in dataclasses.fields(Config)}
+    own = {"objective", *(field.name for field in dataclasses.fields(Config))}
     overrides = [values[name].serialize() for name in sorted(own) if values[name].present]
     cells = grid(
         values.flagfiles,

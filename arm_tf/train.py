@@ -68,9 +68,7 @@ def train(config: Config, dataset: data.Dataset | None = None, wait_for_workers:
                 f"dataset: expected an arm_tf.data.Dataset, found {type(dataset).__name__}; "
                 "make one with arm_tf.data.from_arrays"
             )
-        is_unnamed = config.name == dataclasses.replace(config, name=None).name
-        name = None if is_unnamed else config.name
-        config = dataclasses.replace(config, dataset=dataset.name, name=name)
+        config = dataclasses.replace(config, dataset=dataset.name)
     cluster = workers.find(config.distribute)
     folder = RunFolder(config) if cluster.is_chief else None
     try:

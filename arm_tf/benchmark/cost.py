@@ -75,7 +75,7 @@ def measure_cost(dataset: Dataset, rounds: int) -> dict[str, typing.Any]:
         steps = settings["epochs"] * (_TRAIN_IMAGES[settings["dataset"]] // size)
         for name in names:
             row = estimators.get(name)
-            if settings.get("model") == "conditional" and (row.objective != "elbo" or row.dreams):
+            if settings.get("model") == "conditional" and (row.objective != "elbo" or row.rule):
                 continue
             relative = by_estimator[name] / by_estimator["arm"]
             hours[setting, name] = steps * by_setting[setting] * relative / 3600

@@ -3,12 +3,23 @@
 import math
 
 import numpy as np
-import tensorflow as tf
 
-from arm_tf import bernoulli
-from arm_tf.estimators import Estimate
+from arm_tf.estimators import Estimate, estimator, lazy
+
+tf, bernoulli = lazy("tensorflow"), lazy("arm_tf.bernoulli")
+tfp = lazy("tensorflow_probability")
 
 
+@estimator(
+    "arm",
+    summary="augment-REINFORCE-merge: f at an antithetic pair",
+    source="Yin & Zhou 2019",
+    link="https://arxiv.org/abs/1807.11143",
+    equation=r"\frac{1}{K} \sum_k (f(\tilde b_k) - f(b_k)) (u_k - \frac{1}{2})",
+    evaluations=lambda k, v: 2 * k,
+    cost="2K",
+    width=lambda k, v: 2 * k,
+)
 def arm(f, logits, u):
     """Augment-REINFORCE-merge (Yin & Zhou 2019, theorem 1).
 
@@ -30,6 +41,19 @@ def arm(f, logits, u):
     return Estimate(tf.reduce_mean(f_values, axis=0), grad_logits)
 
 
+@estimator(
+    "disarm",
+    summary="ARM with the noise integrated out given the pair (U2G)",
+    source="Dong, Mnih & Tucker 2020",
+    link="https://arxiv.org/abs/2006.10680",
+    equation=(
+        r"\frac{1}{K} \sum_k \frac{1}{2} (f(\tilde b_k) - f(b_k)) (-1)^{b_k} 1[b_k \ne "
+        r"\tilde b_k] \sigma(|\phi|)"
+    ),
+    evaluations=lambda k, v: 2 * k,
+    cost="2K",
+    width=lambda k, v: 2 * k,
+)
 def disarm(f, logits, u):
     """ARM with the noise integrated out given the pair (Dong, Mnih & Tucker 2020, eq. 8).
 
@@ -50,6 +74,17 @@ def disarm(f, logits, u):
     )
 
 
+@estimator(
+    "arms",
+    summary="K jointly antithetic samples from a Dirichlet copula",
+    source="Dimitriev & Zhou 2021",
+    link="https://arxiv.org/abs/2105.14141",
+    equation=(
+        r"\frac{1}{K-1} \sum_k \left(f(b_k) - \frac{1}{K} \sum_j f(b_j)\right) (b_k - p) "
+        r"\frac{p (1 - p)}{p - \rho}, p = \sigma(\phi), \rho = E[b_j b_k]"
+    ),
+    min_samples=2,
+)
 def arms(f, logits, u):
     """K jointly antithetic samples from a Dirichlet copula (Dimitriev & Zhou 2021).
 
@@ -75,6 +110,17 @@ def arms(f, logits, u):
     return _debiased(f, b, probs, small, gap)
 
 
+@estimator(
+    "arms_gaussian",
+    summary="K jointly antithetic samples from a Gaussian copula",
+    source="Dimitriev & Zhou 2021",
+    link="https://arxiv.org/abs/2105.14141",
+    equation=(
+        r"\frac{1}{K-1} \sum_k \left(f(b_k) - \frac{1}{K} \sum_j f(b_j)\right) (b_k - p) "
+        r"\frac{p (1 - p)}{p - \rho}, p = \sigma(\phi), \rho = E[b_j b_k]"
+    ),
+    min_samples=3,
+)
 def arms_gaussian(f, logits, u):
     """K jointly antithetic samples from a Gaussian copula (Dimitriev & Zhou 2021).
 
@@ -86,8 +132,6 @@ def arms_gaussian(f, logits, u):
     Unbiased; K >= 3 evaluations of f (K = 2 is that of `arms`). Arguments and results as in
     `arm_tf.estimators`.
     """
-    import tensorflow_probability as tfp  # here, since it takes seconds to load
-
     n = u.shape[0]
     probs = tf.sigmoid(logits)
     tiny = tf.constant(np.finfo("float32").tiny, u.dtype)

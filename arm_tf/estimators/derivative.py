@@ -1,6 +1,8 @@
 """f's derivative in its samples."""
 
-import tensorflow as tf
+from arm_tf.estimators import lazy
+
+tf = lazy("tensorflow")
 
 
 def differentiate(name, f, b):

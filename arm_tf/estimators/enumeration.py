@@ -3,12 +3,26 @@
 import itertools
 
 import numpy as np
-import tensorflow as tf
 
-from arm_tf import bernoulli
-from arm_tf.estimators import Estimate
+from arm_tf.estimators import Estimate, estimator, lazy
+
+tf, bernoulli = lazy("tensorflow"), lazy("arm_tf.bernoulli")
 
 
+@estimator(
+    "legrad",
+    summary="local expectation gradients: f with each unit flipped",
+    source="Titsias & Lázaro-Gredilla 2015",
+    link="https://arxiv.org/abs/1503.01494",
+    equation=(
+        r"\frac{1}{K} \sum_k p (1 - p) (2 b_k - 1) [f(b_k) - f(b_k \text{ with unit } v "
+        r"\text{ flipped})], p = \sigma(\phi)"
+    ),
+    evaluations=lambda k, v: k * (v + 1),
+    cost="K(V + 1)",
+    width=lambda k, v: k * (v + 1),
+    max_units=1000,
+)
 def legrad(f, logits, u):
     """Local expectation gradients (Titsias & Lázaro-Gredilla 2015).
 
@@ -36,18 +50,48 @@ def legrad(f, logits, u):
     return Estimate(tf.reduce_mean(f_b, axis=0), tf.reduce_mean(grads, axis=0))
 
 
+@estimator(
+    "ram",
+    summary="LeGrad whose flips share the noise of a network's later layers",
+    source="Tokui & Sato 2017",
+    link="https://proceedings.mlr.press/v70/tokui17a.html",
+    equation=(
+        r"\frac{1}{K} \sum_k p (1 - p) (2 b_k - 1) [f(b_k) - f(b_k \text{ with unit } v "
+        r"\text{ flipped})], p = \sigma(\phi)"
+    ),
+    evaluations=lambda k, v: k * (v + 1),
+    cost="K(V + 1)",
+    max_units=1000,
+)
 def ram(f, logits, u):
     """Reparameterisation and marginalisation (Tokui & Sato 2017).
 
-    grad_logits = p (1 - p) (2b - 1) [f(b) - f(b with unit i flipped)], as `legrad`, averaged over
-    K samples, but in a network with further stochastic layers all flips of a sample are continued
-    with the same noise as the sample, so that most of it cancels in the difference.
+    grad_logits = (1/K) sum_k p (1 - p) (2b_k - 1) [f(b_k) - f(b_k with unit i flipped)].
+
+    Of a single layer this is `legrad`, which it calls. The two differ in a chain of layers
+    (`arm_tf.chain.path_expectation`), by the `width` of their rows: here it is K, so that a sample
+    and all its flips are continued with one draw of the later layers' noise, most of which cancels
+    in the difference. An f that draws noise of its own draws as for `legrad`.
 
     Unbiased; K (V + 1) evaluations of f. Arguments and results as in `arm_tf.estimators`.
     """
     return legrad(f, logits, u)
 
 
+@estimator(
+    "exact",
+    summary="enumeration of all vectors of a layer",
+    source="Williams 1992",
+    link="https://doi.org/10.1007/BF00992696",
+    equation=(
+        r"\sum_b q(b) f(b) (b - \sigma(\phi)), q(b) = \prod_{v=1}^V \sigma(\phi_v)^{b_v} "
+        r"\sigma(-\phi_v)^{1 - b_v}"
+    ),
+    evaluations=lambda k, v: 2**v,
+    cost="2^V",
+    width=lambda k, v: 2**v,
+    max_units=12,
+)
 def exact(f, logits, u):
     """Enumeration of all 2^V vectors (by definition; Williams 1992 for the score form).
 

@@ -10,14 +10,38 @@ import functools
 import math
 
 import numpy as np
-import tensorflow as tf
 
-from arm_tf import bernoulli
-from arm_tf.estimators import Estimate
+from arm_tf.estimators import Estimate, Option, estimator, lazy
 from arm_tf.estimators.derivative import differentiate, value_and_slopes
 from arm_tf.estimators.score_function import updated_averages
 
+tf, bernoulli = lazy("tensorflow"), lazy("arm_tf.bernoulli")
 
+_TEMPERATURE = Option(
+    "temperature", 0.5, "Temperature of relaxations, where it is not learned.", low=1e-3
+)
+_HIDDEN = 137
+
+
+def concrete_sample(logits, u, temperature=0.5):
+    """x with its own derivative, and no next parameters."""
+    return _relaxed_sample(temperature)(logits, u), {}
+
+
+@estimator(
+    "concrete",
+    summary="derivative of f at samples of the Concrete relaxation",
+    source="Maddison et al. 2017",
+    link="https://arxiv.org/abs/1611.00712",
+    equation=(
+        r"\frac{1}{K} \sum_k f'(x_k) \frac{x_k (1 - x_k)}{\tau}, x = "
+        r"\sigma\left(\frac{\phi - \log(u / (1 - u))}{\tau}\right)"
+    ),
+    biased=True,
+    derivative=True,
+    relaxation=concrete_sample,
+    options=(_TEMPERATURE,),
+)
 def concrete(f, logits, u, temperature=0.5):
     """Derivative of f at relaxed samples (Maddison et al. 2017; Jang et al. 2017).
 
@@ -40,11 +64,21 @@ def concrete(f, logits, u, temperature=0.5):
     return Estimate(tf.reduce_mean(f_x, axis=0), grad_logits)
 
 
-def concrete_sample(logits, u, temperature=0.5):
-    """x with its own derivative, and no next parameters."""
-    return _relaxed_sample(temperature)(logits, u), {}
+def st_sample(logits, u):
+    """b with the derivative p (1 - p), and no next parameters."""
+    return _sloping_sample(logits, u, _st_slope), {}
 
 
+@estimator(
+    "st",
+    summary="straight-through: sampling has the derivative of its mean",
+    source="Bengio et al. 2013",
+    link="https://arxiv.org/abs/1308.3432",
+    equation=r"\frac{1}{K} \sum_k f'(b_k) \sigma(\phi) \sigma(-\phi)",
+    biased=True,
+    derivative=True,
+    relaxation=st_sample,
+)
 def st(f, logits, u):
     """Straight-through (Bengio et al. 2013): sampling has the derivative of its mean.
 
@@ -60,15 +94,32 @@ def st(f, logits, u):
     return _straight_through("st", f, logits, u, _st_slope)
 
 
-def st_sample(logits, u):
-    """b with the derivative p (1 - p), and no next parameters."""
-    return _sloping_sample(logits, u, _st_slope), {}
-
-
 def _st_slope(logits, u, b):
     return _sigmoid_slope(logits)
 
 
+def st_annealed_sample(logits, u, parameters):
+    """b with the derivative slope p (1 - p), and the next slope."""
+    slope, new_parameters = _annealed(parameters)
+    return _sloping_sample(logits, u, slope), new_parameters
+
+
+def st_annealed_parameters(units):
+    return {"slope": 1.0}
+
+
+@estimator(
+    "st_annealed",
+    summary="straight-through through a sigmoid that grows steeper in training",
+    source="Chung et al. 2017",
+    link="https://arxiv.org/abs/1609.01704",
+    equation=r"\frac{1}{K} \sum_k f'(b_k) s \sigma(s \phi) \sigma(-s \phi)",
+    biased=True,
+    derivative=True,
+    relaxation=st_annealed_sample,
+    initial=st_annealed_parameters,
+    averages=("slope",),
+)
 def st_annealed(f, logits, u, parameters):
     """Straight-through with slope annealing (Chung et al. 2017).
 
@@ -87,12 +138,6 @@ def st_annealed(f, logits, u, parameters):
     return estimate._replace(new_parameters=new_parameters)
 
 
-def st_annealed_sample(logits, u, parameters):
-    """b with the derivative slope p (1 - p), and the next slope."""
-    slope, new_parameters = _annealed(parameters)
-    return _sloping_sample(logits, u, slope), new_parameters
-
-
 def _annealed(parameters):
     """The derivative of a sample at the present slope, and the next slope."""
     slope = parameters["slope"]
@@ -100,10 +145,25 @@ def _annealed(parameters):
     return derivative, {"slope": tf.minimum(slope + 0.04 / 1000, 5.0)}
 
 
-def st_annealed_parameters(units):
-    return {"slope": 1.0}
+def st_gumbel_sample(logits, u, temperature=0.5):
+    """b with the derivative x (1 - x) / temperature, and no next parameters."""
+    return _sloping_sample(logits, u, _gumbel_slope(temperature)), {}
 
 
+@estimator(
+    "st_gumbel",
+    summary="straight-through: sampling has the derivative of its Concrete relaxation",
+    source="Jang et al. 2017",
+    link="https://arxiv.org/abs/1611.01144",
+    equation=(
+        r"\frac{1}{K} \sum_k f'(b_k) \frac{x_k (1 - x_k)}{\tau}, x = "
+        r"\sigma\left(\frac{\phi - \log(u / (1 - u))}{\tau}\right)"
+    ),
+    biased=True,
+    derivative=True,
+    relaxation=st_gumbel_sample,
+    options=(_TEMPERATURE,),
+)
 def st_gumbel(f, logits, u, temperature=0.5):
     """Straight-through Gumbel-softmax (Jang et al. 2017) for binary units.
 
@@ -120,11 +180,6 @@ def st_gumbel(f, logits, u, temperature=0.5):
     return _straight_through("st_gumbel", f, logits, u, _gumbel_slope(temperature))
 
 
-def st_gumbel_sample(logits, u, temperature=0.5):
-    """b with the derivative x (1 - x) / temperature, and no next parameters."""
-    return _sloping_sample(logits, u, _gumbel_slope(temperature)), {}
-
-
 def _gumbel_slope(temperature):
     relax_sample = _relaxed_sample(temperature)
 
@@ -135,6 +190,21 @@ def _gumbel_slope(temperature):
     return slope
 
 
+def darn_sample(logits, u):
+    """b with the derivative (b - 1/2) (b - p), and no next parameters."""
+    return _sloping_sample(logits, u, _darn_slope), {}
+
+
+@estimator(
+    "darn",
+    summary="1/2 estimator, exact for an f quadratic in each unit of a single layer",
+    source="Gregor et al. 2014",
+    link="https://arxiv.org/abs/1310.8499",
+    equation=r"\frac{1}{K} \sum_k f'(b_k) (b_k - \frac{1}{2}) (b_k - \sigma(\phi))",
+    biased=True,
+    derivative=True,
+    relaxation=darn_sample,
+)
 def darn(f, logits, u):
     """The 1/2 estimator of deep autoregressive networks (Gregor et al. 2014).
 
@@ -153,15 +223,30 @@ def darn(f, logits, u):
     return _straight_through("darn", f, logits, u, _darn_slope)
 
 
-def darn_sample(logits, u):
-    """b with the derivative (b - 1/2) (b - p), and no next parameters."""
-    return _sloping_sample(logits, u, _darn_slope), {}
-
-
 def _darn_slope(logits, u, b):
     return (b - 0.5) * bernoulli.score(b, logits)
 
 
+def muprop_parameters(units):
+    """The moving average and the number of calls that it is over."""
+    return {"mean": 0.0, "calls": 0.0}
+
+
+@estimator(
+    "muprop",
+    summary="score function with f's first-order expansion at the mean as control variate",
+    source="Gu et al. 2016",
+    link="https://arxiv.org/abs/1511.05176",
+    equation=(
+        r"\frac{1}{K} \sum_k [f(b_k) - f(p) - f'(p)^T (b_k - p) - c] (b_k - p) + f'(p) p "
+        r"(1 - p), p = \sigma(\phi)"
+    ),
+    evaluations=lambda k, v: k + 1,
+    cost="K + 1",
+    derivative=True,
+    initial=muprop_parameters,
+    averages=("mean", "calls"),
+)
 def muprop(f, logits, u, parameters):
     """Score function, less f's first-order Taylor expansion at the mean (Gu et al. 2016).
 
@@ -193,11 +278,25 @@ def muprop(f, logits, u, parameters):
     )
 
 
-def muprop_parameters(units):
-    """The moving average and the number of calls that it is over."""
-    return {"mean": 0.0, "calls": 0.0}
+def rebar_parameters(units):
+    return {"eta": 1.0, "log_temperature": math.log(0.5)}
 
 
+@estimator(
+    "rebar",
+    summary="score function with f at relaxed samples as control variate",
+    source="Tucker et al. 2017",
+    link="https://arxiv.org/abs/1703.07370",
+    equation=(
+        r"\frac{1}{K} \sum_k \left\{[f(b_k) - c(y_k)] (b_k - \sigma(\phi)) + \nabla_\phi "
+        r"c(z_k) - \nabla_\phi c(y_k)\right\}, c(z) = \eta f(\sigma(z / \tau))"
+    ),
+    evaluations=lambda k, v: 3 * k,
+    cost="3K",
+    rows=lambda k, v: 2 * k,
+    derivative=True,
+    initial=rebar_parameters,
+)
 def rebar(f, logits, u, parameters):
     """Score function with the Concrete relaxation as control variate (Tucker et al. 2017).
 
@@ -221,10 +320,35 @@ def rebar(f, logits, u, parameters):
     return _with_control(control, f, logits, u, parameters)
 
 
-def rebar_parameters(units):
-    return {"eta": 1.0, "log_temperature": math.log(0.5)}
+def relax_parameters(units):
+    """Those of `rebar`, and a network that is zero at first."""
+    limit = math.sqrt(6 / (units + _HIDDEN))
+    rng = np.random.default_rng(0)
+    return {
+        **rebar_parameters(units),
+        "kernel_z": rng.uniform(-limit, limit, (units, _HIDDEN)),
+        "kernel_logits": rng.uniform(-limit, limit, (units, _HIDDEN)),
+        "bias": np.zeros(_HIDDEN),
+        "output_kernel": np.zeros(_HIDDEN),
+        "output_bias": 0.0,
+    }
 
 
+@estimator(
+    "relax",
+    summary="REBAR with a network added to the control variate",
+    source="Grathwohl et al. 2018",
+    link="https://arxiv.org/abs/1711.00123",
+    equation=(
+        r"\frac{1}{K} \sum_k \left\{[f(b_k) - c(y_k)] (b_k - \sigma(\phi)) + \nabla_\phi "
+        r"c(z_k) - \nabla_\phi c(y_k)\right\}, c(z) = \eta f(\sigma(z / \tau)) + r(z)"
+    ),
+    evaluations=lambda k, v: 3 * k,
+    cost="3K",
+    rows=lambda k, v: 2 * k,
+    derivative=True,
+    initial=relax_parameters,
+)
 def relax(f, logits, u, parameters):
     """REBAR with a network added to the control variate (Grathwohl et al. 2018).
 
@@ -252,23 +376,6 @@ def relax(f, logits, u, parameters):
         return c + r, c_slopes + r_slopes
 
     return _with_control(control, f, logits, u, parameters)
-
-
-_HIDDEN = 137
-
-
-def relax_parameters(units):
-    """Those of `rebar`, and a network that is zero at first."""
-    limit = math.sqrt(6 / (units + _HIDDEN))
-    rng = np.random.default_rng(0)
-    return {
-        **rebar_parameters(units),
-        "kernel_z": rng.uniform(-limit, limit, (units, _HIDDEN)),
-        "kernel_logits": rng.uniform(-limit, limit, (units, _HIDDEN)),
-        "bias": np.zeros(_HIDDEN),
-        "output_kernel": np.zeros(_HIDDEN),
-        "output_bias": 0.0,
-    }
 
 
 def _straight_through(name, f, logits, u, slope):

@@ -57,7 +57,7 @@ class ConditionalNetwork(BinaryNetwork):
     def gradient_estimators(self, estimator="arm", num_samples=None, **options):
         """As in `BinaryNetwork`; ValueError where the estimator needs a log q in f, or a prior."""
         row = estimators.get(estimator)
-        if row.objective != "elbo" or row.dreams:
+        if row.objective != "elbo" or row.rule:
             raise ValueError(f"{estimator!r} is not for the conditional network, which has no q.")
         return super().gradient_estimators(estimator, num_samples, **options)
 

@@ -105,7 +105,7 @@ class BinaryNetwork(keras.Model):
         """Rows for the estimators, for the decoder's further samples, and for dreams; ints."""
         paths = gradient_estimators[0].paths
         further = paths * self.num_layers * _is_independent(decoder_samples)
-        dreams = paths * self._dream_rows * gradient_estimators[0].row.dreams
+        dreams = paths * self._dream_rows * gradient_estimators[0].row.rule
         return chain.path_noise_rows(gradient_estimators), further, dreams
 
     def evaluations(self, gradient_estimators, decoder_samples="independent"):
@@ -130,8 +130,8 @@ class BinaryNetwork(keras.Model):
           gradient_estimators: T instances of `arm_tf.expectation.GradientEstimator`.
           decoder_samples: where the gradient of decoder and prior comes from: "independent",
             one further sample of b_{1:T}, as the paper's authors do (K of them for a
-            multi-sample bound), or "antithetic", the average over the samples that the
-            estimator evaluates for the encoder (or the bound on them, as is usual).
+            multi-sample bound), or "shared", the average over the samples that the estimator
+            evaluates for the encoder (or the bound on them, as is usual).
           offsets: T arrays of the shape of the layers' logits, [..., units], that are added to
             them; zeros whose gradients in encoder_loss are those of the logits.
 
@@ -151,11 +151,11 @@ class BinaryNetwork(keras.Model):
             maps = [lambda b, m=m, o=o: m(b) + o for m, o in zip(maps, offsets, strict=True)]
         sizes = self._noise_rows(gradient_estimators, decoder_samples)
         u, u_decoder, u_dreams = tf.split(u, sizes)
-        if row.dreams:
+        if row.rule:
             f_mean = estimate(u)
             log_q = self._dream_log_q(maps, tf.stack(tf.split(u_dreams, self._dream_rows)))
-            log_q = tf.reduce_mean(log_q, axis=0)
-            surrogate = tf.stop_gradient(f_mean) + (log_q - tf.stop_gradient(log_q))
+            ascended = row.function(log_q)
+            surrogate = tf.stop_gradient(f_mean) + (ascended - tf.stop_gradient(ascended))
             estimator_loss = tf.zeros([], x.dtype)
         else:
             surrogate, f_mean, estimator_loss = chain.path_expectation(
@@ -213,7 +213,9 @@ def _logit_initializer(mean):
 
 
 def _is_independent(decoder_samples):
-    choices = {"independent": True, "antithetic": False}
+    if decoder_samples == "antithetic":  # the word of earlier versions
+        decoder_samples = "shared"
+    choices = {"independent": True, "shared": False}
     return choose("decoder_samples", decoder_samples, choices)
 
 

@@ -14,7 +14,8 @@ _WHERE = {"logdir", "name", "data_dir", "distribute"}  # do not change what is c
 _FLOAT_LIMIT = 1e30  # float32 must hold the numbers
 _LINE = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]+")  # fit for paths and flag files
 _STEM = 40  # characters of a file's name in that of a run, which leave room for the rest
-_DECODER_SAMPLES = {"elbo": "independent", "multisample": "antithetic"}  # as is usual
+_DECODER_SAMPLES = {"elbo": "independent", "multisample": "shared"}  # as is usual
+_EARLIER_WORDS = {"shared": "antithetic"}  # of decoder_samples, which names of runs are made with
 
 
 class ConfigError(ValueError):
@@ -28,14 +29,61 @@ def _setting(default, help, choices=None, low=None, high=2**31 - 1):
     )
 
 
+class _Filled:
+    """A setting's value that is not what was asked for, which it remembers.
+
+    `dataclasses.replace` hands it on to the next `Config`, which asks for the same again.
+    """
+
+    asked = None
+
+
+class _FilledInt(_Filled, int):
+    pass
+
+
+class _FilledStr(_Filled, str):
+    pass
+
+
+def _filled(value, asked):
+    """`value`, an int or str, for a setting of which `asked` was asked for."""
+    filled = {int: _FilledInt, str: _FilledStr}[type(value)](value)
+    filled.asked = asked
+    return filled
+
+
+def _with_options(cls):
+    """A class of settings with one for each option of an estimator, after `num_samples`."""
+    settings = {}
+    for name, kind in cls.__annotations__.items():
+        settings[name] = kind
+        if name == "num_samples":
+            for option in estimators.OPTIONS.values():
+                if option.name in cls.__annotations__ or hasattr(cls, option.name):
+                    raise ValueError(
+                        f"An estimator's option {option.name!r} has the name of another setting; "
+                        "give it another."
+                    )
+                settings[option.name] = type(option.default)
+                setattr(cls, option.name, _setting(option.default, option.help, low=option.low))
+    cls.__annotations__ = settings
+    return cls
+
+
 def paper_batch_size(dataset):
     """Images a step for a data set in the paper's experiments; int."""
     return 25 if dataset in ("omniglot", "omniglot_dynamic") else 50
 
 
 @dataclasses.dataclass(frozen=True)
+@_with_options
 class Config:
     """Everything that determines a training run, with the defaults of `python -m arm_tf.train`.
+
+    What is left unset is filled in from the rest: `config.batch_size` is a number, `config.name` a
+    name. It stays unset for `dataclasses.replace`, which fills it in from the new settings, and
+    `asked` says what was asked for. Options of the estimators are settings, too.
 
     Raises:
       ConfigError: a value outside its limits.
@@ -99,22 +147,11 @@ class Config:
         "Gradient estimator; help lists them with a line each.",
         tuple(sorted(estimators.TABLE)),
     )
-    objective: str | None = _setting(
-        None,
-        "What the estimator ascends, the ELBO or the multi-sample bound; unset: the estimator's.",
-        ("elbo", "multisample"),
-    )
     num_samples: int | None = _setting(
         None,
         "Noise samples of the estimator; unset: the estimator's own number.",
         low=1,
         high=100_000,
-    )
-    temperature: float = _setting(
-        0.5, "Temperature of relaxations, where it is not learned.", low=1e-3
-    )
-    gamma: float = _setting(
-        1.0, "Of ovis: 0 is unbiased, 1 the choice of its authors' program.", low=0
     )
     track_variance: tuple = _setting(
         (),
@@ -126,7 +163,7 @@ class Config:
         "Where the gradient of decoder and prior comes from: one further independent sample (K "
         "for a multi-sample bound), or the samples of the estimator, which saves evaluations; "
         "unset: the first for the ELBO, the second for a multi-sample bound.",
-        ("independent", "antithetic"),
+        ("independent", "shared"),
     )
 
     learning_rate: float = _setting(1e-4, "Adam's step size, encoder and decoder.", low=0)
@@ -175,43 +212,60 @@ class Config:
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
-            _check(field, getattr(self, field.name))
-        if data.is_file(self.dataset):  # whose folder does not change what is computed
-            path = pathlib.PurePath(self.data_dir or "", self.dataset)
-            object.__setattr__(self, "dataset", path.name)
-            if path.parent != pathlib.PurePath():
-                object.__setattr__(self, "data_dir", str(path.parent))
-        if self.batch_size is None:
-            object.__setattr__(self, "batch_size", paper_batch_size(self.dataset))
-        num_samples = self._check_estimator("estimator", self.estimator, self.num_samples)
-        object.__setattr__(self, "num_samples", num_samples)
+            value = self.asked(field.name)
+            if field.name == "decoder_samples" and value in _EARLIER_WORDS.values():
+                value = "shared"
+            _check(field, value)
+            object.__setattr__(self, field.name, value)
+        dataset, data_dir = self.dataset, self.data_dir
+        if data.is_file(dataset):  # whose folder does not change what is computed
+            path = pathlib.PurePath(data_dir or "", dataset)
+            if path.name != dataset:
+                self._fill_in("dataset", path.name)
+            if path.parent != pathlib.PurePath() and str(path.parent) != data_dir:
+                self._fill_in("data_dir", str(path.parent))
+        self._check_estimator("estimator", self.estimator, self.num_samples)
         for name in self.track_variance:
             self._check_estimator("track_variance", name)
-        objective = estimators.get(self.estimator).objective
-        if self.objective not in (None, objective):
-            serving = [n for n, row in estimators.TABLE.items() if row.objective == self.objective]
-            raise ConfigError(
-                f"--objective={self.objective} takes an --estimator of {', '.join(serving)}, "
-                f"received {self.estimator!r}."
-            )
-        object.__setattr__(self, "objective", objective)
-        if self.decoder_samples is None:
-            object.__setattr__(self, "decoder_samples", _DECODER_SAMPLES[objective])
-        if self.name is None:
-            object.__setattr__(self, "name", self._default_name())
+        for name, value in self._usual().items():
+            if getattr(self, name) is None:
+                self._fill_in(name, value)
+        name = self._default_name()
+        if self.name in (None, name):
+            object.__setattr__(self, "name", _filled(name, None))
+
+    def _fill_in(self, name, value):
+        object.__setattr__(self, name, _filled(value, getattr(self, name)))
+
+    def asked(self, name):
+        """The value of a setting that was asked for, None where it was left unset."""
+        value = getattr(self, name)
+        return value.asked if isinstance(value, _Filled) else value
+
+    @property
+    def objective(self):
+        """What the estimator ascends, "elbo" or "multisample"."""
+        return estimators.get(self.estimator).objective
+
+    def _usual(self):
+        """What stands for settings that are left unset, but for the name; a dict."""
+        return {
+            "batch_size": paper_batch_size(self.dataset),
+            "num_samples": estimators.check(self.estimator, None)[1],
+            "decoder_samples": _DECODER_SAMPLES[self.objective],
+        }
 
     def _check_estimator(self, flag, name, num_samples=None):
-        """The number of samples; a ConfigError where the model cannot have the estimator."""
+        """A ConfigError where the model cannot have the estimator."""
         try:
-            row, num_samples = estimators.check(name, num_samples, self.units)
+            row, _ = estimators.check(name, num_samples, self.units)
         except ValueError as error:
             raise ConfigError(f"--{flag}={name}: {error}") from None
-        if self.model == "conditional" and (row.objective != "elbo" or row.dreams):
+        if self.model == "conditional" and (row.objective != "elbo" or row.rule):
             raise ConfigError(
                 f"--model=conditional takes in --{flag} what ascends the ELBO and needs no prior, "
                 f"received {name!r}."
             )
-        return num_samples
 
     def _default_name(self):
         """Names the settings that people vary, and a digest of any others that are not default."""
@@ -221,18 +275,15 @@ class Config:
         if data.is_file(dataset):
             dataset = re.sub(r"[^\w=+,-]", "_", pathlib.PurePath(dataset).stem)[:_STEM]
         name = f"{dataset}-{model}{self.network}-{self.layers}-{self.estimator}-seed{self.seed}"
-        filled_in = {
-            "batch_size": paper_batch_size(self.dataset),
-            "num_samples": estimators.check(self.estimator, None)[1],
-            "objective": self.objective,
-            "decoder_samples": _DECODER_SAMPLES[self.objective],
-        }
+        usual = self._usual()
         others = {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
             if field.name not in named | _WHERE
-            and getattr(self, field.name) != filled_in.get(field.name, field.default)
+            and getattr(self, field.name) != usual.get(field.name, field.default)
         }
+        if others.get("decoder_samples") in _EARLIER_WORDS:
+            others["decoder_samples"] = _EARLIER_WORDS[others["decoder_samples"]]
         if others:
             digest = hashlib.sha256(json.dumps(others, sort_keys=True).encode()).hexdigest()
             name += f"-{digest[:8]}"
@@ -257,13 +308,23 @@ class Config:
     def from_dict(cls, values):
         """The configuration that `dataclasses.asdict` gave, also after a trip through JSON.
 
+        Those of earlier versions hold an "objective", which has to be the estimator's.
+
         Raises:
           ConfigError: an unknown or unusable setting.
         """
+        values = dict(values)
+        objective = values.pop("objective", None)
         unknown = sorted(set(values) - {field.name for field in dataclasses.fields(cls)})
         if unknown:
             raise ConfigError(f"Unknown settings: {', '.join(unknown)}.")
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        config = cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        if objective not in (None, config.objective):
+            raise ConfigError(
+                f"--objective={objective} is not that of --estimator={config.estimator}, "
+                f"{config.objective}; leave it out."
+            )
+        return config
 
     def flag_file(self):
         """The configuration as the text of a flag file, one `--name=value` a line."""
@@ -304,7 +365,7 @@ def _check(field, value):
         refuse("true or false")
     if int in types and (type(value) is not int or not low <= value <= high):
         refuse(f"an integer from {low} to {high:,}")
-    if float in types and not (_is_number(value, _FLOAT_LIMIT) and value >= low):
+    if float in types and not (type(value) in (int, float) and low <= value < _FLOAT_LIMIT):
         refuse(f"a finite number of at least {low} and below {_FLOAT_LIMIT:g}")
     if field.name == "image_shape":
         if not isinstance(value, tuple) or len(value) != 2 or not all(map(_is_positive, value)):

@@ -53,7 +53,7 @@ class VarianceTracker(keras.layers.Layer):
     def noise_rows(self, model: BinaryNetwork) -> int:
         """Rows of uniform noise that `update` needs for one datum; int."""
         groups = self.gradient_estimators.values()
-        return sum(model.noise_rows(group, "antithetic") for group in groups)
+        return sum(model.noise_rows(group, "shared") for group in groups)
 
     def update(self, model: BinaryNetwork, x: tf.Tensor, u: tf.Tensor) -> tf.Tensor:
         """Takes one gradient of each estimator into the averages.
@@ -69,11 +69,9 @@ class VarianceTracker(keras.layers.Layer):
         learning, used = tf.zeros([]), 0
         variables = [variable.value for variable in model.variable_groups["encoder"]]
         for name, group in self.gradient_estimators.items():
-            rows = model.noise_rows(group, "antithetic")
+            rows = model.noise_rows(group, "shared")
             with tf.GradientTape() as tape:
-                loss, _, estimator_loss = model.losses(
-                    x, u[used : used + rows], group, "antithetic"
-                )
+                loss, _, estimator_loss = model.losses(x, u[used : used + rows], group, "shared")
                 loss = tf.reduce_mean(loss)
             used += rows
             learning += estimator_loss
@@ -158,7 +156,7 @@ def gradient_moments(
       `Moments` of the gradient of each datum's ELBO in its logits, [T batch V] coordinates, and
       of the gradient of the batch mean in the encoder's weights.
     """
-    rows = model.noise_rows(gradient_estimators, "antithetic")
+    rows = model.noise_rows(gradient_estimators, "shared")
     shape = [1, rows, x.shape[0], model.units]
     weights = [variable.value for variable in model.variable_groups["encoder"]]
     learned = [v for layer in gradient_estimators for v in layer.trainable_variables]
@@ -170,7 +168,7 @@ def gradient_moments(
         offsets = [tf.identity(offset) for offset in offsets]
         with tf.GradientTape(persistent=True) as tape:
             tape.watch(offsets)
-            loss, _, estimator_loss = model.losses(x, u, gradient_estimators, "antithetic", offsets)
+            loss, _, estimator_loss = model.losses(x, u, gradient_estimators, "shared", offsets)
             mean_loss = tf.reduce_mean(loss)
         logit_grads = tape.gradient(loss, offsets)
         weight_grads = tape.gradient(mean_loss, weights)
@@ -266,7 +264,7 @@ def compare(
         row = {
             "estimator": name,
             "samples": samples,
-            "evaluations": model.evaluations(group, "antithetic"),
+            "evaluations": model.evaluations(group, "shared"),
         }
         for where, found, expected in zip(("logits", "weights"), moments, reference, strict=True):
             bias, bias_noise = found.bias(expected)

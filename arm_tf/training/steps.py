@@ -59,8 +59,9 @@ def build_gradient_estimators(
     """An estimator for each stochastic layer: the configuration's, or another one by name."""
     if name is None:
         name, num_samples = config.estimator, config.num_samples
-    options = {option: getattr(config, option) for option in estimators.get(name).options}
-    return model.gradient_estimators(name, num_samples, **options)
+    options = [option.name for option in estimators.get(name).options]
+    settings = {option: getattr(config, option) for option in options}
+    return model.gradient_estimators(name, num_samples, **settings)
 
 
 def build_optimizers(

@@ -18,10 +18,9 @@ _FIGURES = ("test_nll", "test_neg_elbo", "valid_nll")
 def configurations(config, trials):
     """The configurations of `trials` trials, with the seeds that follow `config.seed`; a list."""
     seeds = range(config.seed, config.seed + trials)
-    named = config.name != dataclasses.replace(config, name=None).name
-    name = f"{config.name}-seed{{}}" if named else None
+    name = config.asked("name")
     return [
-        dataclasses.replace(config, seed=seed, name=name and name.format(seed)) for seed in seeds
+        dataclasses.replace(config, seed=seed, name=name and f"{name}-seed{seed}") for seed in seeds
     ]
 
 
