@@ -6,6 +6,7 @@ that every gradient estimator applies as it stands.
 
 import dataclasses
 import inspect
+import itertools
 import math
 import typing
 from collections.abc import Callable, Iterator
@@ -92,6 +93,20 @@ class StochasticModel(keras.Model):
         terms = path.surrogates(_DatumLoss(self, y, y_pred, sample_weight))
         return loss + tf.add_n([tf.cast(term, loss.dtype) for term in terms])
 
+    def make_train_function(self, force=False):
+        """Keras's own but where XLA compiles: `steps_per_execution` steps are one program there.
+
+        As many calls of a program of one step, which Keras makes, copy all variables as often.
+        """
+        if self.train_function is not None and not force:
+            return
+        super().make_train_function(force)
+        steps = self.steps_per_execution
+        is_plain = type(self).train_step is keras.Model.train_step
+        is_alone = self.distribute_strategy.num_replicas_in_sync == 1
+        if steps > 1 and self.jit_compile and not self.run_eagerly and is_plain and is_alone:
+            self.train_function = _in_one_program(self, steps, self.train_function)
+
     def predict(
         self,
         x: typing.Any,
@@ -142,6 +157,39 @@ class StochasticModel(keras.Model):
     ) -> "StochasticModel":
         model = keras.saving.deserialize_keras_object(config.pop("model"), custom_objects)
         return cls(model, **config)
+
+
+def _in_one_program(model, steps, one_by_one):
+    """A train function that takes batches of one size as a loop of one compiled program.
+
+    Args:
+      model: `keras.Model`.
+      steps: int, batches of a call.
+      one_by_one: Keras's train function, which takes what is left.
+    """
+
+    @tf.function(jit_compile=True, autograph=False)
+    def loop(batches):
+        def body(i):
+            model.train_step(tf.nest.map_structure(lambda array: array[i], batches))
+            return (i + 1,)
+
+        tf.while_loop(lambda i: i < steps, body, (0,))
+        return model.get_metrics_result()
+
+    def train_function(iterator):
+        if not isinstance(iterator, tf.data.Iterator):
+            return one_by_one(iterator)
+        batches = list(itertools.islice(iterator, steps))
+        if not batches:
+            raise StopIteration
+        leaves = [tf.nest.flatten(batch) for batch in batches]
+        shapes = {tuple(getattr(leaf, "shape", None) for leaf in batch) for batch in leaves}
+        if len(batches) < steps or len(shapes) > 1 or None in next(iter(shapes)):
+            return one_by_one(iter(batches))
+        return loop(tf.nest.map_structure(lambda *arrays: tf.stack(arrays), *batches))
+
+    return train_function
 
 
 @dataclasses.dataclass(frozen=True)
