@@ -48,6 +48,7 @@ def estimator_style(name: str) -> tuple[str, typing.Any]:
     family = estimators.get(name).family
     families = list(dict.fromkeys(row.family for row in estimators.TABLE.values()))
     number = families.index(family)
+    color: typing.Any  # one of matplotlib's many ways to say it
     if number < len(_COLORS):
         color = to_rgb(_COLORS[number])
     else:

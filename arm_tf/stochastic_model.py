@@ -80,11 +80,11 @@ class StochasticModel(keras.Model):
 
     def compute_loss(
         self,
-        x: typing.Any | None = None,
-        y: typing.Any | None = None,
-        y_pred: typing.Any | None = None,
-        sample_weight: typing.Any | None = None,
-        training: bool | None = True,
+        x: typing.Any = None,
+        y: typing.Any = None,
+        y_pred: typing.Any = None,
+        sample_weight: typing.Any = None,
+        training: bool = True,
     ) -> tf.Tensor:
         loss = super().compute_loss(x, y, y_pred, sample_weight, training)
         path = getattr(_leaf(y_pred), "arm_tf_path", None)
@@ -93,7 +93,7 @@ class StochasticModel(keras.Model):
         terms = path.surrogates(_DatumLoss(self, y, y_pred, sample_weight))
         return loss + tf.add_n([tf.cast(term, loss.dtype) for term in terms])
 
-    def make_train_function(self, force=False):
+    def make_train_function(self, force: bool = False) -> None:
         """Keras's own but where XLA compiles: `steps_per_execution` steps are one program there.
 
         As many calls of a program of one step, which Keras makes, copy all variables as often.
@@ -105,7 +105,7 @@ class StochasticModel(keras.Model):
         is_plain = type(self).train_step is keras.Model.train_step
         is_alone = self.distribute_strategy.num_replicas_in_sync == 1
         if steps > 1 and self.jit_compile and not self.run_eagerly and is_plain and is_alone:
-            self.train_function = _in_one_program(self, steps, self.train_function)
+            self.train_function: typing.Any = _in_one_program(self, steps, self.train_function)
 
     def predict(
         self,
@@ -159,7 +159,9 @@ class StochasticModel(keras.Model):
         return cls(model, **config)
 
 
-def _in_one_program(model, steps, one_by_one):
+def _in_one_program(
+    model: keras.Model, steps: int, one_by_one: Callable[..., typing.Any]
+) -> Callable[..., typing.Any]:
     """A train function that takes batches of one size as a loop of one compiled program.
 
     Args:

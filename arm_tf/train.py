@@ -100,6 +100,7 @@ def _train(
             check_data(path, dataset)
         print(f"The run in {path} is finished; its figures are in result.json.")
         return
+    assert dataset  # which is loaded above unless the run is finished
     if folder:
         folder.start(config, dataset)
 

@@ -37,7 +37,7 @@ def main() -> None:
             f"{','.join(values.parts)} and {values.rounds}."
         )
     flag = "export" if values.export else "out"
-    out = run_folder.make_folder(values[flag].value, f"--{flag}")
+    out = run_folder.make_folder(getattr(values, flag), f"--{flag}")
     load = psutil.getloadavg()[0]
     cli.load_tensorflow()
     import tensorflow as tf

@@ -253,7 +253,8 @@ def compare(
       "logits" and "weights", "variance_…", "variance_stderr_…", "bias_…" and "bias_noise_…".
     """
     key = noise.key(config.seed, "variance")
-    feasible = model.num_layers == 1 and model.units <= estimators.get("exact").max_units
+    most = estimators.get("exact").max_units
+    feasible = model.num_layers == 1 and (most is None or model.units <= most)
     group = steps.build_gradient_estimators(config, model, "exact" if feasible else "disarm")
     reference = gradient_moments(model, x, group, 2 if feasible else 10 * draws, key)
     key = noise.key(config.seed, "variance of each")
