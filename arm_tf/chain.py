@@ -30,7 +30,7 @@ def path_expectation(
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Monte Carlo estimate of E[f(b_1, …, b_T)] over a chain of stochastic binary layers.
 
-    b_t ~ q(b_t | b_{t-1}) = Bernoulli(sigmoid(maps[t-1](b_{t-1}))), with b_0 = x. For each
+    b_t ~ q(b_t | b_{t-1}) = Bernoulli(sigmoid(`maps[t-1](b_{t-1})`)), with b_0 = x. For each
     layer t (Yin & Zhou 2019, proposition 2 and algorithm 2) b_{1:t-1} is one shared path; the
     estimator's samples are taken at layer t, for ARM an antithetic pair; each of them is
     continued independently through the layers after t; and the estimator's gradient reaches
@@ -137,7 +137,7 @@ def sample_path(
 ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
     """One path through a chain of stochastic layers for every row of noise.
 
-    b_t = 1[u_t < sigmoid(maps[t-1](b_{t-1}))], b_0 = x.
+    b_t = 1[u_t < sigmoid(`maps[t-1](b_{t-1})`)], b_0 = x.
 
     Args:
       maps: callables, [..., V_{t-1}] to logits [..., V_t].

@@ -15,14 +15,13 @@ import itertools
 import os
 import pathlib
 import signal
-import statistics
 import sys
 import time
 
 from absl import flags
 
 from arm_tf import cli, data, train
-from arm_tf.training import run_folder
+from arm_tf.training import run_folder, trials
 from arm_tf.training.config import Config, ConfigError
 
 _SECONDS_BETWEEN_VIEWS = 10
@@ -38,6 +37,7 @@ class Cell:
 
     @property
     def path(self):
+        """Of the run's folder."""
         return run_folder.run_path(self.config)
 
     @property
@@ -210,7 +210,7 @@ def summarise(cells):
     rows = []
     for (source, estimator), by_rate in groups.items():
         tried = {
-            rate: statistics.fmean(result["valid_nll"] for result in results)
+            rate: trials.Figure.of(result["valid_nll"] for result in results).mean
             for rate, results in by_rate.items()
         }
         best = min(tried, key=tried.get)
@@ -222,8 +222,7 @@ def summarise(cells):
                 "learning_rate": best,
                 "valid_nll": tried[best],
                 "test_nll": bounds,
-                "mean": statistics.fmean(bounds),
-                "deviation": statistics.stdev(bounds) if len(bounds) > 1 else None,
+                **trials.Figure.of(bounds)._asdict(),
                 "tried": {str(rate): bound for rate, bound in tried.items()},
             }
         )
@@ -237,10 +236,10 @@ def markdown(rows):
         "|---|---|---|---|---|---|",
     ]
     for row in rows:
-        deviation = f" ± {row['deviation']:.2f}" if row["deviation"] is not None else ""
+        bound = trials.Figure(row["mean"], row["deviation"])
         lines.append(
             f"| {row['source']} | {row['estimator']} | {row['learning_rate']:g} | "
-            f"{row['valid_nll']:.2f} | {row['mean']:.2f}{deviation} | {len(row['test_nll'])} |"
+            f"{row['valid_nll']:.2f} | {bound} | {len(row['test_nll'])} |"
         )
     return "\n".join(lines) + "\n"
 

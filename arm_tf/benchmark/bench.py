@@ -122,6 +122,7 @@ class Bench:
         run_folder.write_json(folder / "program.json", description)
 
     def close(self) -> None:
+        """Gives back the run's precision and removes its folder."""
         self._precision.__exit__(None, None, None)
         self._run_folder.close()
         self.folder.cleanup()

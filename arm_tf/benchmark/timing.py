@@ -55,5 +55,6 @@ def ratio(of: np.ndarray, to: np.ndarray) -> dict[str, float]:
 
 
 def as_text(values: dict[str, float], digits: int = 2) -> str:
+    """The dict of `spread` as "median (low–high)"."""
     low, high = (f"{values[key]:.{digits}f}" for key in ("low", "high"))
     return f"{values['median']:.{digits}f} ({low}–{high})"

@@ -69,10 +69,12 @@ def binarise(grey: np.ndarray, rng: np.random.Generator | np.random.RandomState)
 
 
 def white(grey: np.ndarray) -> int:
+    """The grey level of white, 255 of uint8 and 1 of floats."""
     return 255 if grey.dtype == np.uint8 else 1
 
 
 def first(images: np.ndarray, count: int | None, argument: str) -> np.ndarray:
+    """The first `count` images, all where that is None; a `DataError` that names the argument."""
     if count is None:
         return images
     if not 1 <= count <= len(images):
@@ -84,6 +86,7 @@ def first(images: np.ndarray, count: int | None, argument: str) -> np.ndarray:
 
 
 def arrays_checksum(*arrays: np.ndarray) -> str:
+    """SHA-256 of the types, shapes and contents of arrays, in hexadecimal."""
     digest = hashlib.sha256()
     for array in arrays:
         digest.update(f"{array.dtype.str} {array.shape}".encode())

@@ -302,4 +302,5 @@ def _parsing(path: pathlib.Path, expected: str, remedy: str = _REPLACE) -> Itera
 def refusal(
     where: str | os.PathLike[str], expected: str, found: object, remedy: str = _REPLACE
 ) -> DataError:
+    """A `DataError` of one line: where, what was expected and found there, and what to do."""
     return DataError(f"{where}: expected {expected}, found {found}; {remedy}")

@@ -311,7 +311,7 @@ def describe() -> str:
 
 
 def markdown() -> str:
-    """The table in Markdown, as README.md shows it."""
+    """The table in Markdown, as README.md and the documentation show it."""
     lines = ["| `--estimator` | what | evaluations of f | bias | source |", "|---|---|---|---|---|"]
     lines += [
         f"| `{name}` | {row.summary} | {row.cost} | {'yes' if row.biased else 'none'} | "

@@ -21,6 +21,7 @@ _HIDDEN = 16
 
 
 def double_cv_parameters(units: int) -> dict[str, float]:
+    """The weight of the control variate to begin with, none; a dict."""
     return {"alpha": 0.0}
 
 

@@ -120,6 +120,7 @@ def st_annealed_sample(
 
 
 def st_annealed_parameters(units: int) -> dict[str, float]:
+    """The slope to begin with, the sigmoid's own; a dict."""
     return {"slope": 1.0}
 
 
@@ -304,6 +305,7 @@ def muprop(
 
 
 def rebar_parameters(units: int) -> dict[str, float]:
+    """Weight of the control variate and temperature to begin with; a dict."""
     return {"eta": 1.0, "log_temperature": math.log(0.5)}
 
 

@@ -23,8 +23,8 @@ class ConditionalNetwork(BinaryNetwork):
 
     Args:
       upper: int; None, or 0, where an image has one row, for half of the pixels.
-      pixels, num_layers, network, units, leaky_slope, input_scaling, code_scaling, output_bias,
-        pixel_mean, seed: as in `BinaryVAE`.
+      pixels, num_layers, network, units, leaky_slope, code_scaling, seed: as in `BinaryVAE`.
+      input_scaling, output_bias, pixel_mean: as in `BinaryVAE`.
 
     Raises:
       ValueError: an unknown choice, or one that needs the pixel_mean without it.

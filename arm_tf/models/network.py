@@ -226,6 +226,7 @@ class BinaryNetwork(keras.Model):
 
     @property
     def encoder_maps(self) -> list[Callable[[tf.Tensor], tf.Tensor]]:
+        """The encoder's maps from units to the logits of the next, a list of functions."""
         return [functools.partial(apply_map, m) for m in self.encoder]
 
 

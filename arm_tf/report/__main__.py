@@ -3,24 +3,27 @@
 Prints the tables and writes them as report.md and report.csv into the folder, with a figure of the
 negative ELBO against steps and seconds for each experiment of the paper. Runs of the paper's length
 on the published data stand beside the published figures; all others are in tables of their own.
-Runs that are not finished, and files that cannot be read, are named and passed over.
+Runs that are not finished, and files that cannot be read, are named and passed over. Of what the
+toy, the benchmark and sweeps have written into the folder it prints the tables, too.
 """
 
 import csv
 import dataclasses
 import io
 import math
+import os
 import pathlib
-import statistics
+import typing
+from collections.abc import Iterable, Sequence
 
 from absl import flags
 
 from arm_tf import cli, estimators, paper
-from arm_tf.training import config, run_folder
+from arm_tf.training import config, run_folder, trials
 
 # Settings in which runs of one experiment may differ from the paper's without a word.
 _INCIDENTAL = {"seed", "logdir", "name", "data_dir", "jit", "steps_per_loop", "epochs", "max_steps"}
-_EVALUATION = {"eval_every", "eval_samples", "test_samples"}
+_EVALUATION = {"eval_every", "eval_samples"}
 COLUMNS = {
     "run": "run",
     "test_nll": "test −log p ≤",
@@ -47,12 +50,12 @@ class Run:
 
     name: str
     config: config.Config
-    result: dict
-    metrics: list
+    result: dict[str, typing.Any]
+    metrics: list[dict[str, float]]
     gradient_variance: float | None
 
     @property
-    def experiment(self):
+    def experiment(self) -> str | None:
         """Name of the paper's experiment with the same data and network, or None."""
         same = ("dataset", "model", "network", "layers")
         for name, settings in paper.SETTINGS.items():
@@ -62,23 +65,24 @@ class Run:
         return None
 
     @property
-    def is_comparable(self):
+    def is_comparable(self) -> bool:
         """Whether it is an experiment of the paper, at full length on the published data."""
         if self.experiment is None or self.result.get("data_published") is not True:
             return False
         return self.result["epochs"] == paper.SETTINGS[self.experiment]["epochs"]
 
     @property
-    def departures(self):
-        """Settings that are not the paper's, as a text; "" where all are."""
-        estimator = self.config.estimator
+    def departures(self) -> dict[str, typing.Any]:
+        """Settings that are not the paper's; a dict."""
+        experiment, estimator = self.experiment, self.config.estimator
+        assert experiment, "there are no settings of the paper for this run"
         usual = {"estimator": estimator, "num_samples": estimators.check(estimator, None)[1]}
-        plain = config.Config(**{**paper.SETTINGS[self.experiment], **usual})
+        plain = config.Config(**{**paper.SETTINGS[experiment], **usual})
         differing = set(self.config.differences(plain)) - _INCIDENTAL - _EVALUATION
-        return ", ".join(f"{name}={getattr(self.config, name)}" for name in sorted(differing))
+        return {name: getattr(self.config, name) for name in sorted(differing)}
 
 
-def gather(folder):
+def gather(folder: str | os.PathLike[str]) -> tuple[list[Run], list[str]]:
     """The finished runs below a folder, and notes on what was passed over.
 
     Args:
@@ -109,7 +113,7 @@ def gather(folder):
     return sorted(runs, key=lambda run: run.result["test_nll"]), notes
 
 
-def _own_variance(path, estimator):
+def _own_variance(path: pathlib.Path, estimator: str) -> float | None:
     """Of the run's own estimator in the weights, where `arm_tf.variance` measured it, or None."""
     file = path / "variance.csv"
     if not file.exists():
@@ -121,46 +125,51 @@ def _own_variance(path, estimator):
     return None
 
 
-def _trials(runs):
+def _by_trials(runs: Iterable[Run]) -> dict[tuple, list[Run]]:
     """Runs that differ in the seed alone: by experiment, estimator and departures, lists."""
-    groups = {}
+    groups: dict[tuple, list[Run]] = {}
     for run in runs:
-        key = (run.experiment, run.config.estimator, run.departures)
+        key = (run.experiment, run.config.estimator, tuple(run.departures.items()))
         groups.setdefault(key, []).append(run)
     return groups
 
 
-def compared(runs):
+def _named(estimator: str, departures: Iterable[tuple[str, typing.Any]]) -> str:
+    """An estimator with the settings that are not the paper's, as a text."""
+    return ", ".join([estimator, *(f"{name}={value}" for name, value in departures)])
+
+
+def compared(runs: Iterable[Run]) -> list[dict[str, typing.Any]]:
     """Rows of the paper's tables for which there are comparable runs.
 
     Returns:
-      Dicts with "experiment", "estimator", "published" (a text), "mean" and "deviation" over
-      trials, "difference" from the published figure, "seeds", "samples" and "departures".
+      Dicts with "experiment", "estimator" (and settings that are not the paper's, but for the
+      learning rate), "learning_rate", "published" (a text), "ours" (`arm_tf.trials.Figure`),
+      "difference" from the published figure or None, "epochs" and "seeds".
     """
     rows = []
-    groups = _trials(run for run in runs if run.is_comparable)
-    for (experiment, estimator, departures), trials in groups.items():
-        bounds = [run.result["test_nll"] for run in trials]
-        mean = statistics.fmean(bounds)
+    groups = _by_trials(run for run in runs if run.is_comparable)
+    for (experiment, estimator, departures), group in groups.items():
+        ours = trials.Figure.of(run.result["test_nll"] for run in group)
         text, value = _published(paper.PUBLISHED[experiment].get(estimator))
+        others = [(name, v) for name, v in departures if name != "learning_rate"]
         rows.append(
             {
                 "experiment": experiment,
-                "estimator": estimator,
+                "estimator": _named(f"`{estimator}`", others),
+                "learning_rate": group[0].config.learning_rate,
                 "published": text,
-                "mean": mean,
-                "deviation": statistics.stdev(bounds) if len(bounds) > 1 else None,
-                "difference": None if value is None else mean - value,
-                "seeds": " ".join(str(s) for s in sorted(run.config.seed for run in trials)),
-                "samples": " ".join(str(s) for s in {run.result["test_samples"] for run in trials}),
-                "departures": departures,
+                "ours": ours,
+                "difference": None if value is None else ours.mean - value,
+                "epochs": group[0].result["epochs"],
+                "seeds": sorted(run.config.seed for run in group),
             }
         )
     order = list(paper.SETTINGS)
-    return sorted(rows, key=lambda row: (order.index(row["experiment"]), row["mean"]))
+    return sorted(rows, key=lambda row: (order.index(row["experiment"]), row["ours"].mean))
 
 
-def _published(figure):
+def _published(figure: float | tuple[float, float] | str | None) -> tuple[str, float | None]:
     """A published figure as a text, and its number, None where that is a bound or missing."""
     if figure is None:
         return "–", None
@@ -169,21 +178,22 @@ def _published(figure):
     return (figure, None) if isinstance(figure, str) else (str(figure), figure)
 
 
-def markdown(runs):
+def markdown(runs: Sequence[Run]) -> str:
     """The tables of a list of `Run` as Markdown."""
     parts = []
     rows = compared(runs)
     if rows:
         parts.append(
-            "Test −log p(x) in nats, bounds at the epoch of the best validation, ± the standard "
-            "deviation over trials; the paper's figures beside.\n\n"
+            "Test −log p(x) in nats (−log p(x_l|x_u) of the conditional network): bounds over "
+            f"{config.Config().test_samples:,} samples at the epoch of the best validation, ± the "
+            "standard deviation over seeds, and beside them the paper's.\n\n"
             + _table(
-                ["experiment", "estimator", "published", "ours", "difference", "seeds",
-                 "samples of the bound", "settings not the paper's"],
-                [[r["experiment"], r["estimator"], r["published"],
-                  f"{r['mean']:.2f}" + (f" ± {r['deviation']:.2f}" if r["deviation"] else ""),
-                  "–" if r["difference"] is None else f"{r['difference']:+.2f}",
-                  r["seeds"], r["samples"], r["departures"] or "–"] for r in rows],
+                ["experiment", "estimator", "learning rate", "published", "ours", "difference",
+                 "epochs", "seeds"],
+                [[_title(r["experiment"]), r["estimator"], _scientific(r["learning_rate"]),
+                  r["published"], str(r["ours"]),
+                  "–" if r["difference"] is None else f"{r['difference']:+.2f}".replace("-", "−"),
+                  f"{r['epochs']:,.0f}", ", ".join(map(str, r["seeds"]))] for r in rows],
             )
         )  # fmt: skip
     published = [run for run in runs if run.result.get("data_published") is not False]
@@ -200,23 +210,37 @@ def markdown(runs):
     return "\n".join(parts)
 
 
-def _run_table(runs):
+def _title(experiment: str) -> str:
+    """An experiment's name as the paper writes it: "MNIST-static, two layers"."""
+    dataset, network = (
+        experiment.replace("omniglot", "OMNIGLOT").replace("mnist", "MNIST").split("-")
+    )
+    return f"{dataset.replace('_', '-')}, {network.replace('_', ' ')}"
+
+
+def _scientific(number: float) -> str:
+    """A number as people write a learning rate: "1e-4"."""
+    mantissa, exponent = f"{number:e}".split("e")
+    return f"{float(mantissa):g}e{int(exponent)}"
+
+
+def _run_table(runs: Iterable[Run]) -> str:
     rows = [[_text(key, value) for key, value in _row(run).items()] for run in runs]
     return _table(list(COLUMNS.values()), rows)
 
 
-def _row(run):
+def _row(run: Run) -> dict[str, typing.Any]:
     values = {"run": run.name, "gradient_variance": run.gradient_variance}
     return {key: values[key] if key in values else run.result[key] for key in COLUMNS}
 
 
-def _table(header, rows):
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     lines += ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join(lines) + "\n"
 
 
-def _text(key, value):
+def _text(key: str, value: typing.Any) -> str:
     if value is None:
         return "–"
     if key == "gradient_variance":
@@ -226,7 +250,7 @@ def _text(key, value):
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def table_csv(runs):
+def table_csv(runs: Iterable[Run]) -> str:
     """All runs as the text of a CSV file, with the experiment and the published figure of each."""
     file = io.StringIO()
     extra = ["experiment", "estimator", "seed", "comparable", "published"]
@@ -242,7 +266,7 @@ def table_csv(runs):
     return file.getvalue()
 
 
-def curves(runs):
+def curves(runs: Iterable[Run]) -> dict[str, dict[str, list[list[dict[str, float]]]]]:
     """Curves of each of the paper's experiments among the runs, for `plots.elbo_curves`.
 
     Returns:
@@ -250,29 +274,120 @@ def curves(runs):
       list of trials' metrics at the steps that all of them evaluated; runs of other lengths than
       the longest of their experiment are left out.
     """
-    by_experiment = {}
+    by_experiment: dict[str, list[Run]] = {}
     for run in runs:
         if run.experiment and run.metrics and math.isfinite(run.result["test_nll"]):
             by_experiment.setdefault(run.experiment, []).append(run)
-    found = {}
+    found: dict[str, dict[str, list[list[dict[str, float]]]]] = {}
     for experiment, group in by_experiment.items():
         longest = max(run.result["steps"] for run in group)
-        groups = _trials(run for run in group if run.result["steps"] == longest)
-        for (_, estimator, departures), trials in groups.items():
-            steps = set.intersection(*({row["step"] for row in run.metrics} for run in trials))
-            name = f"{estimator}, {departures}" if departures else estimator
-            found.setdefault(experiment, {})[name] = [
-                [row for row in run.metrics if row["step"] in steps] for run in trials
+        groups = _by_trials(run for run in group if run.result["steps"] == longest)
+        for (_, estimator, departures), same in groups.items():
+            steps = set.intersection(*({row["step"] for row in run.metrics} for run in same))
+            found.setdefault(experiment, {})[_named(estimator, departures)] = [
+                [row for row in run.metrics if row["step"] in steps] for run in same
             ]
     return found
 
 
-def main():
+def measurements(folder: str | os.PathLike[str]) -> list[str]:
+    """Tables of what the toy, the benchmark and sweeps have written into a folder; Markdown.
+
+    Args:
+      folder: path; toy.json and benchmark.json are looked for in it, sweep.json below it, too.
+
+    Returns:
+      A list of str.
+    """
+    folder = pathlib.Path(folder)
+    tables: list[str] = []
+    for name, render in (("toy.json", _toy_tables), ("benchmark.json", _benchmark_tables)):
+        if (folder / name).exists():
+            tables += render(run_folder.read_json(folder / name))
+    sweeps = [run_folder.read_json(path)["throughput"] for path in folder.rglob("sweep.json")]
+    sweeps = sorted((s for s in sweeps if s["steps"]), key=lambda sweep: sweep["workers"])
+    if sweeps:
+        tables.append(_table(
+            ["workers", *(str(s["workers"]) for s in sweeps)],
+            [["seconds", *(f"{s['seconds']:.0f}" for s in sweeps)],
+             ["steps a second", *(f"{s['steps'] / s['seconds']:.0f}" for s in sweeps)]],
+        ))  # fmt: skip
+    return tables
+
+
+def _toy_tables(record: dict[str, typing.Any]) -> list[str]:
+    rows = [
+        [f"`{name}`", *(f"{ends[str(p0)]:.3f}" for p0 in record["p0"])]
+        for name, ends in record["final_probability"].items()
+    ]
+    return [_table(["probability of 1 at the end", *(f"p0 = {p0}" for p0 in record["p0"])], rows)]
+
+
+def _benchmark_tables(results: dict[str, typing.Any]) -> list[str]:
+    def spread(value):
+        return f"{value['median']:.2f} ({value['low']:.2f}–{value['high']:.2f})"
+
+    tables = []
+    if "steps" in results:
+        steps = results["steps"].values()
+        rows = [["steps a second", *(f"{s['steps_per_second']['median']:.0f}" for s in steps)]]
+        for title, key in (("times the plain reference", "speed_over_plain"),
+                           ("time over that of the products", "time_over_products")):  # fmt: skip
+            rows.append([title, *(spread(s[key]) for s in steps)])
+        for part in ("products", "elementwise and rest", "optimiser", "noise", "boundary"):
+            rows.append([f"µs: {part}", *(f"{s['microseconds'][part]:.0f}" for s in steps)])
+        names = [name.replace("_", " ") for name in results["steps"]]
+        tables.append(_table(["a step of training", *names], rows))
+    if "fit" in results:
+        fit = results["fit"]
+        rows = [[name, f"{rate['median']:.0f}",
+                 spread(fit["speed_over_loop"][name]) if name in fit["speed_over_loop"] else "–"]
+                for name, rate in fit["steps_per_second"].items()]  # fmt: skip
+        tables.append(_table(["the linear model", "steps a second", "of the loop's"], rows))
+    if "cost" in results:
+        cost = results["cost"]
+        rows = [[f"`{name}`", f"{rate:.0f}"] for name, rate in cost["steps_per_second"].items()]
+        tables.append(_table(["estimator, linear model", "steps a second"], rows))
+        rows = [[_title(name), f"{rate:.0f}"]
+                for name, rate in cost["steps_per_second_of_arm"].items()]  # fmt: skip
+        tables.append(_table(["experiment, ARM", "steps a second"], rows))
+        dearest = " and ".join(f"`{name}`" for name in cost["dearest"])
+        rows = [
+            [
+                name,
+                f"{cost[f'core_hours{which}']:,.0f}",
+                f"{cost[f'longest_run_hours{which}']:.1f} h",
+                *(f"{days:.1f} days" for days in cost[f"days{which}"].values()),
+            ]
+            for which, name in (
+                ("", f"all, {cost['runs']} runs"),
+                ("_without_dearest", f"without {dearest}"),
+            )
+        ]
+        cores = [f"{int(number):,} cores" for number in cost["days"]]
+        tables.append(_table(["comparison", "core hours", "longest run", *cores], rows))
+    return tables
+
+
+def tables(folder: str | os.PathLike[str]) -> tuple[str, list[Run], list[str]]:
+    """All that there is to print of a folder, as Markdown.
+
+    Args:
+      folder: path.
+
+    Returns:
+      str; the runs that were found, as of `gather`; and notes on what was passed over.
+    """
+    runs, notes = gather(folder)
+    parts = [markdown(runs)] if runs else []
+    return "\n".join(parts + measurements(folder)), runs, notes
+
+
+def main() -> None:
     folder = pathlib.Path(flags.FLAGS.folder)
     if not folder.is_dir():
         raise run_folder.RunError(f"{folder} is not a folder.")
-    runs, notes = gather(folder)
-    text = markdown(runs)
+    text, runs, notes = tables(folder)
     run_folder.write_text(folder / "report.md", text)
     run_folder.write_text(folder / "report.csv", table_csv(runs))
     written = ["report.md", "report.csv"]

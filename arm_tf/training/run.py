@@ -161,6 +161,7 @@ class Run:
         return losses.mean(), count / seconds
 
     def not_finite(self, what: str, step: int) -> RunError:
+        """The `RunError` of a run that has become infinite or not a number."""
         return RunError(
             f"{what} is not finite at step {step}; the last good checkpoint in "
             f"{run_folder.run_path(self.config)} is kept. A smaller --learning_rate may help."

@@ -9,10 +9,34 @@ import statistics
 import subprocess
 import sys
 import threading
+import typing
 
 from arm_tf.training import run_folder, workers
 
 _FIGURES = ("test_nll", "test_neg_elbo", "valid_nll")
+
+
+class Figure(typing.NamedTuple):
+    """A figure over trials; as a text, "107.20 ± 0.28", or "107.20" of one trial.
+
+    Attributes:
+      mean: float.
+      deviation: float, the standard deviation between trials; None for a single one.
+    """
+
+    mean: float
+    deviation: float | None
+
+    @classmethod
+    def of(cls, values):
+        """The figure of a sequence of floats, one a trial."""
+        values = list(values)
+        deviation = statistics.stdev(values) if len(values) > 1 else None
+        return cls(statistics.fmean(values), deviation)
+
+    def __str__(self):
+        deviation = "" if self.deviation is None else f" ± {self.deviation:.2f}"
+        return f"{self.mean:.2f}{deviation}"
 
 
 def configurations(config, trials):
@@ -100,21 +124,16 @@ def summarise(configs):
     summary = {"seeds": [c.seed for c in configs], "runs": [c.name for c in configs]}
     for figure in _FIGURES:
         values = [result[figure] for result in results]
-        summary[figure] = {
-            "trials": values,
-            "mean": statistics.fmean(values),
-            "deviation": statistics.stdev(values) if len(values) > 1 else None,
-        }
+        summary[figure] = {"trials": values, **Figure.of(values)._asdict()}
     name = first.name.removesuffix(f"-seed{first.seed}")
     if name == first.name:  # the digest of further settings follows the seed
         name = first.name.replace(f"-seed{first.seed}-", "-")
     file = pathlib.Path(first.logdir) / f"{name}-seeds{first.seed}to{last.seed}.json"
     run_folder.write_json(file, summary)
-    bound = summary["test_nll"]
+    bounds = summary["test_nll"]["trials"]
     print(
-        f"Test bound on -log p(x) over {len(configs)} trials: {bound['mean']:.2f} ± "
-        f"{bound['deviation']:.2f} nats (mean and standard deviation; "
-        f"{', '.join(f'{value:.2f}' for value in bound['trials'])}). Written to {file}."
+        f"Test bound on -log p(x) over {len(configs)} trials: {Figure.of(bounds)} nats (mean and "
+        f"standard deviation; {', '.join(f'{value:.2f}' for value in bounds)}). Written to {file}."
     )
     return summary
 
