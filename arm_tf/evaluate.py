@@ -9,7 +9,7 @@ from arm_tf import cli
 from arm_tf.training import config, run_folder
 
 
-def main():
+def main() -> None:
     values = flags.FLAGS
     if values.run is None:
         raise config.ConfigError("--run must name the folder of a run, received nothing.")

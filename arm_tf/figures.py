@@ -1,5 +1,9 @@
 """Pictures of a run: grids of images and curves."""
 
+import os
+import typing
+from collections.abc import Mapping, Sequence
+
 import matplotlib
 import numpy as np
 from matplotlib.colors import hsv_to_rgb, to_hex, to_rgb
@@ -24,11 +28,15 @@ _DASHES = ("-", (0, (5, 2)), (0, (5, 1.5, 1, 1.5)), (0, (1, 1.5)), (0, (8, 1.5, 
 _COLORS = ("#0072B2", "#D55E00", "#000000", "#CC79A7", "#E69F00", "#56B4E9", "#009E73")
 _GOLDEN = 0.618  # of the circle of hues, to the next colour after those
 _DPI = 120
-_STYLE = {"axes.spines.top": False, "axes.spines.right": False}
+_STYLE: dict[typing.Any, bool] = {"axes.spines.top": False, "axes.spines.right": False}
+_TOPS: dict[str, dict[str, typing.Any]] = {
+    "arm": {"zorder": 3, "lw": 2.5},
+    "exact": {"zorder": 4},
+}  # drawn above the others in the toy's losses
 _PARTS = {"train": "training", "valid": "validation"}
 
 
-def estimator_style(name):
+def estimator_style(name: str) -> tuple[str, typing.Any]:
     """Colour and line style of an estimator of the table, the same in every figure.
 
     The colour is its family's, the line goes by its place in the family: five patterns, the same in
@@ -40,6 +48,7 @@ def estimator_style(name):
     family = estimators.get(name).family
     families = list(dict.fromkeys(row.family for row in estimators.TABLE.values()))
     number = families.index(family)
+    color: typing.Any  # one of matplotlib's many ways to say it
     if number < len(_COLORS):
         color = to_rgb(_COLORS[number])
     else:
@@ -55,7 +64,9 @@ def estimator_style(name):
     return to_hex(color), dashes
 
 
-def grid(images, *others, image_shape=(28, 28)):
+def grid(
+    images: np.ndarray, *others: np.ndarray, image_shape: tuple[int, int] = (28, 28)
+) -> np.ndarray:
     """Images as one picture, row by row; under each row, the rows of `others` that belong to it.
 
     Args:
@@ -78,13 +89,13 @@ def grid(images, *others, image_shape=(28, 28)):
     return 1.0 - page.reshape(len(page) * (height + 2), columns * (width + 2))
 
 
-def save_grid(path, page):
+def save_grid(path: str | os.PathLike[str], page: np.ndarray) -> None:
     """Writes a page made by `grid` as a PNG file."""
     page = np.repeat(np.repeat(np.rint(page * 255).astype(np.uint8), _SCALE, 0), _SCALE, 1)
     Image.fromarray(page).save(path)
 
 
-def run_curves(metrics, title):
+def run_curves(metrics: Sequence[dict[str, float]], title: str) -> Figure:
     """Figure of a run's negative ELBOs and bounds, in nats, against epochs.
 
     Args:
@@ -121,7 +132,7 @@ def run_curves(metrics, title):
     return figure
 
 
-def elbo_curves(trials, title):
+def elbo_curves(trials: Mapping[str, Sequence[Sequence[dict[str, float]]]], title: str) -> Figure:
     """Figure of the negative ELBO in training and validation, against steps and seconds.
 
     The mean over trials, and a band of one standard deviation where there are several. The second
@@ -142,7 +153,8 @@ def elbo_curves(trials, title):
             shown = {
                 name: runs for name, runs in trials.items() if f"{part}_neg_elbo" in runs[0][0]
             }
-            tops, ends, drawn = [], [], []
+            tops, ends = [], []
+            drawn: list[str] = []
             for name, runs in shown.items():
                 estimator = name.partition(",")[0]
                 color, dashes = estimator_style(estimator)
@@ -175,7 +187,7 @@ def elbo_curves(trials, title):
     return figure
 
 
-def variance_curves(metrics, title):
+def variance_curves(metrics: Sequence[dict[str, float]], title: str) -> Figure:
     """Figure of the variances that a run with --track_variance has followed, against steps.
 
     Args:
@@ -201,11 +213,11 @@ def variance_curves(metrics, title):
     return figure
 
 
-def _estimator_label(name):
+def _estimator_label(name: str) -> str:
     return "true gradient" if name == "exact" else name
 
 
-def toy_traces(traces):
+def toy_traces(traces: Mapping[tuple[str, float], dict[str, typing.Any]]) -> Figure:
     """Figure of the toy's gradients and probabilities: a column for each p0.
 
     A row for each estimator, with its estimates and the true gradient at the same phi, each on its
@@ -239,16 +251,16 @@ def toy_traces(traces):
         handles = [Line2D([], [], color="black", linewidth=1.5, label="true gradient")]
         for name in names:
             color, dashes = estimator_style(name)
-            dots = {"linestyle": "", "marker": ".", "color": color}
+            dots: dict[str, typing.Any] = {"linestyle": "", "marker": ".", "color": color}
             handles.append(Line2D([], [], **dots, label=f"{name}, estimate"))
-            line = {"linestyle": dashes, "color": color}
+            line: dict[str, typing.Any] = {"linestyle": dashes, "color": color}
             handles.append(Line2D([], [], **line, label=f"{name}, probability"))
         figure.legend(handles=handles, loc="outside right upper", frameon=False)
         figure.align_ylabels(panels[:, 0])
     return figure
 
 
-def toy_losses(losses, p0):
+def toy_losses(losses: Mapping[str, np.ndarray], p0: float) -> Figure:
     """Figure of the toy's loss, the negative objective, against iterations.
 
     Args:
@@ -264,7 +276,7 @@ def toy_losses(losses, p0):
         axes = figure.add_subplot()
         for name, values in losses.items():
             color, dashes = estimator_style(name)
-            top = {"arm": {"zorder": 3, "lw": 2.5}, "exact": {"zorder": 4}}.get(name, {})
+            top = _TOPS.get(name, {})
             axes.plot(values, color=color, linestyle=dashes, label=_estimator_label(name), **top)
         axes.set(xlabel="iteration", ylabel="loss, −E[($z - p_0$)²]", title=f"$p_0$ = {p0}")
         axes.ticklabel_format(axis="y", useOffset=False)
@@ -273,7 +285,9 @@ def toy_losses(losses, p0):
     return figure
 
 
-def toy_gradients(gradients, true_gradient, p0):
+def toy_gradients(
+    gradients: Mapping[tuple[str, int], np.ndarray], true_gradient: np.ndarray, p0: float
+) -> Figure:
     """Figure of gradients estimated with several samples at each iteration, beside the true one.
 
     Args:
@@ -308,7 +322,7 @@ def toy_gradients(gradients, true_gradient, p0):
     return figure
 
 
-def variances(rows, title):
+def variances(rows: Sequence[dict[str, typing.Any]], title: str) -> Figure:
     """Figure of the gradient variances of several estimators, one dot and error bar each.
 
     A variance of zero, as "exact" has, is outside the logarithmic axes and not drawn.
@@ -344,7 +358,7 @@ def variances(rows, title):
     return figure
 
 
-def benchmark(results):
+def benchmark(results: dict[str, typing.Any]) -> Figure:
     """Figure of where a step's time goes, and how it grows with each setting.
 
     Args:
@@ -362,9 +376,9 @@ def benchmark(results):
         models = results.get("steps", {})
         left = np.zeros(len(models))
         for part, color in zip(parts, colors, strict=True):
-            values = np.array([model["microseconds"][part] for model in models.values()])
-            first.barh(list(models), values, left=left, color=color, label=part)
-            left += values
+            widths = np.array([model["microseconds"][part] for model in models.values()])
+            first.barh(list(models), widths, left=left, color=color, label=part)
+            left += widths
         first.set(xlabel="µs a step", title="where the time goes")
         first.invert_yaxis()
         first.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2, frameon=False)

@@ -10,11 +10,11 @@ from absl import flags
 
 from arm_tf import cli, data, estimators
 from arm_tf.training import trials, workers
-from arm_tf.training.config import ConfigError
+from arm_tf.training.config import Config, ConfigError
 from arm_tf.training.run_folder import RunFolder, check_data, read_result, run_path
 
 
-def define_flags():
+def define_flags() -> None:
     """Defines the flags of this program: those of `arm_tf.training.config.Config`, and its own."""
     cli.define_flags()
     flags.DEFINE_integer(
@@ -25,7 +25,7 @@ def define_flags():
     )
 
 
-def main():
+def main() -> None:
     if flags.FLAGS.estimator == "help":
         print(estimators.describe())
         return
@@ -50,7 +50,7 @@ def main():
         train(config, wait_for_workers=flags.FLAGS.wait_for_workers)
 
 
-def train(config, dataset=None, wait_for_workers=600):
+def train(config: Config, dataset: data.Dataset | None = None, wait_for_workers: int = 600) -> None:
     """Trains the run of a configuration, or goes on with it.
 
     Args:
@@ -78,7 +78,13 @@ def train(config, dataset=None, wait_for_workers=600):
             folder.close()
 
 
-def _train(config, dataset, folder, cluster, wait_for_workers):
+def _train(
+    config: Config,
+    dataset: data.Dataset | None,
+    folder: RunFolder | None,
+    cluster: workers.Cluster,
+    wait_for_workers: int,
+) -> None:
     """As `train`; `folder` is a `RunFolder`, or None for workers other than the chief."""
     path = run_path(config)
     is_finished = read_result(path) is not None
@@ -94,6 +100,7 @@ def _train(config, dataset, folder, cluster, wait_for_workers):
             check_data(path, dataset)
         print(f"The run in {path} is finished; its figures are in result.json.")
         return
+    assert dataset  # which is loaded above unless the run is finished
     if folder:
         folder.start(config, dataset)
 

@@ -7,6 +7,7 @@ settings that the flags give. Writes variance.csv and variance.png.
 
 import dataclasses
 import pathlib
+import typing
 
 from absl import flags
 
@@ -17,7 +18,7 @@ from arm_tf.training.config import ConfigError
 _COLUMNS = ("variance", "variance_stderr", "bias", "bias_noise")
 
 
-def samples_within(name, budget, units):
+def samples_within(name: str, budget: int, units: int) -> int:
     """The largest num_samples that evaluates f within `budget`, or the least there is; int."""
     row = estimators.get(name)
     num_samples = row.min_samples
@@ -28,7 +29,7 @@ def samples_within(name, budget, units):
     return num_samples
 
 
-def print_row(row):
+def print_row(row: dict[str, typing.Any]) -> None:
     """Prints one estimator's figures."""
     parts = [f"{row['estimator']:20}{row['evaluations']:>6} evaluations"]
     for where in ("logits", "weights"):
@@ -40,12 +41,12 @@ def print_row(row):
     print("   ".join(parts), flush=True)
 
 
-def main():
+def main() -> None:
     values = flags.FLAGS
     for name in ("images", "draws", "evaluations"):
-        if values[name].value < 1:
+        if getattr(values, name) < 1:
             raise ConfigError(
-                f"--{name} must be an integer of at least 1, received {values[name].value}."
+                f"--{name} must be an integer of at least 1, received {getattr(values, name)}."
             )
     if values.run:
         folder = pathlib.Path(values.run)
@@ -73,7 +74,7 @@ def main():
     from arm_tf import figures
     from arm_tf.training import checkpoints, moments, steps
 
-    if values.run:
+    if folder:
         model = checkpoints.load_model(folder, config, dataset)
     else:
         model = steps.build_model(config, dataset)

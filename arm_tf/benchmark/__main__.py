@@ -28,7 +28,7 @@ from arm_tf.training import config, run_folder, workers
 PARTS = ("steps", "fit", "evaluation", "process", "trials", "sweep", "cost")
 
 
-def main():
+def main() -> None:
     values = flags.FLAGS
     unknown = set(values.parts) - set(PARTS)
     if unknown or values.rounds < 2:
@@ -37,7 +37,7 @@ def main():
             f"{','.join(values.parts)} and {values.rounds}."
         )
     flag = "export" if values.export else "out"
-    out = run_folder.make_folder(values[flag].value, f"--{flag}")
+    out = run_folder.make_folder(getattr(values, flag), f"--{flag}")
     load = psutil.getloadavg()[0]
     cli.load_tensorflow()
     import tensorflow as tf

@@ -1,7 +1,9 @@
 """Ratios by version, which a later change is held against."""
 
 import csv
+import os
 import pathlib
+import typing
 
 import arm_tf
 from arm_tf.training import run_folder
@@ -10,7 +12,9 @@ _RECORDED = ("version", "tensorflow", "cores", "model", "time_over_products", "s
 _TOLERATED = 1.3  # times the recorded ratio of a step's time to that of its products
 
 
-def compare_with_history(results, path, record):
+def compare_with_history(
+    results: dict[str, typing.Any], path: str | os.PathLike[str], record: bool
+) -> None:
     """Holds the steps' ratios against the last ones recorded on as many cores, or adds them.
 
     Rates say as much of the machine as of the program; ratios of one interleaved run bear

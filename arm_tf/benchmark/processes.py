@@ -8,6 +8,8 @@ import subprocess
 import sys
 import tempfile
 import time
+import typing
+from collections.abc import Sequence
 
 import numpy as np
 import psutil
@@ -18,7 +20,7 @@ from arm_tf.training import config, run_folder, trials
 _TRIALS, _TRIAL_STEPS = 5, 4200
 
 
-def _run_alone(arguments):
+def _run_alone(arguments: Sequence[str]) -> float:
     """Runs a Python process to its end; its peak memory in MiB.
 
     Raises:
@@ -43,7 +45,7 @@ def _run_alone(arguments):
     return peak / 2**20
 
 
-def measure_process(rounds):
+def measure_process(rounds: int) -> dict[str, typing.Any]:
     """Memory of a default run above TensorFlow's, and the time up to its first steps; a dict."""
     from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
@@ -70,7 +72,7 @@ def measure_process(rounds):
     return result
 
 
-def measure_trials():
+def measure_trials() -> dict[str, typing.Any]:
     """Steps a second of several trials, as many at once as there are cores, and of one; a dict."""
     settings = config.Config(max_steps=_TRIAL_STEPS, eval_every=1000, test_samples=1, name="run")
 

@@ -1,12 +1,21 @@
 """Estimators that compare f at antithetic samples."""
 
+from __future__ import annotations
+
 import math
+import typing
+from collections.abc import Callable
 
 import numpy as np
 
 from arm_tf.estimators import Estimate, estimator, lazy
 
-tf, bernoulli = lazy("tensorflow"), lazy("arm_tf.bernoulli")
+if typing.TYPE_CHECKING:
+    import tensorflow as tf
+
+    from arm_tf import bernoulli
+else:
+    tf, bernoulli = lazy("tensorflow"), lazy("arm_tf.bernoulli")
 tfp = lazy("tensorflow_probability")
 
 
@@ -20,7 +29,7 @@ tfp = lazy("tensorflow_probability")
     cost="2K",
     width=lambda k, v: 2 * k,
 )
-def arm(f, logits, u):
+def arm(f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor) -> Estimate:
     """Augment-REINFORCE-merge (Yin & Zhou 2019, theorem 1).
 
     grad_logits = (1/K) sum_k (f(b_anti_k) - f(b_k)) (u_k - 1/2),
@@ -54,7 +63,7 @@ def arm(f, logits, u):
     cost="2K",
     width=lambda k, v: 2 * k,
 )
-def disarm(f, logits, u):
+def disarm(f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor) -> Estimate:
     """ARM with the noise integrated out given the pair (Dong, Mnih & Tucker 2020, eq. 8).
 
     grad_logits = (1/K) sum_k 1/2 (f(b_anti_k) - f(b_k)) (-1)^b_k 1[b_k != b_anti_k]
@@ -85,7 +94,7 @@ def disarm(f, logits, u):
     ),
     min_samples=2,
 )
-def arms(f, logits, u):
+def arms(f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor) -> Estimate:
     """K jointly antithetic samples from a Dirichlet copula (Dimitriev & Zhou 2021).
 
     grad_logits = (1/(K-1)) sum_k (f(b_k) - mean_j f(b_j)) (b_k - p) p (1 - p) / (p - rho),
@@ -121,7 +130,7 @@ def arms(f, logits, u):
     ),
     min_samples=3,
 )
-def arms_gaussian(f, logits, u):
+def arms_gaussian(f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor) -> Estimate:
     """K jointly antithetic samples from a Gaussian copula (Dimitriev & Zhou 2021).
 
     grad_logits = (1/(K-1)) sum_k (f(b_k) - mean_j f(b_j)) (b_k - p) p (1 - p) / (p - rho),
@@ -145,7 +154,9 @@ def arms_gaussian(f, logits, u):
     return _debiased(f, b, probs, small, 2.0 * owens_t)
 
 
-def _debiased(f, b, probs, small, gap):
+def _debiased(
+    f: Callable[..., tf.Tensor], b: tf.Tensor, probs: tf.Tensor, small: tf.Tensor, gap: tf.Tensor
+) -> Estimate:
     """Leave-one-out estimate from dependent samples, p (1 - p) / gap undoing their dependence."""
     f_b = f(b)
     mean = tf.reduce_mean(f_b, axis=0)

@@ -1,12 +1,21 @@
 """Estimators that try both values of every unit, or all vectors."""
 
+from __future__ import annotations
+
 import itertools
+import typing
+from collections.abc import Callable
 
 import numpy as np
 
 from arm_tf.estimators import Estimate, estimator, lazy
 
-tf, bernoulli = lazy("tensorflow"), lazy("arm_tf.bernoulli")
+if typing.TYPE_CHECKING:
+    import tensorflow as tf
+
+    from arm_tf import bernoulli
+else:
+    tf, bernoulli = lazy("tensorflow"), lazy("arm_tf.bernoulli")
 
 
 @estimator(
@@ -23,7 +32,7 @@ tf, bernoulli = lazy("tensorflow"), lazy("arm_tf.bernoulli")
     width=lambda k, v: k * (v + 1),
     max_units=1000,
 )
-def legrad(f, logits, u):
+def legrad(f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor) -> Estimate:
     """Local expectation gradients (Titsias & Lázaro-Gredilla 2015).
 
     grad_logits_i = (1/K) sum_k p_i (1 - p_i) [f(b_k, b_i = 1) - f(b_k, b_i = 0)],
@@ -63,7 +72,7 @@ def legrad(f, logits, u):
     cost="K(V + 1)",
     max_units=1000,
 )
-def ram(f, logits, u):
+def ram(f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor) -> Estimate:
     """Reparameterisation and marginalisation (Tokui & Sato 2017).
 
     grad_logits = (1/K) sum_k p (1 - p) (2b_k - 1) [f(b_k) - f(b_k with unit i flipped)].
@@ -92,7 +101,7 @@ def ram(f, logits, u):
     width=lambda k, v: 2**v,
     max_units=12,
 )
-def exact(f, logits, u):
+def exact(f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor) -> Estimate:
     """Enumeration of all 2^V vectors (by definition; Williams 1992 for the score form).
 
     grad_logits = sum_b q(b) f(b) (b - sigmoid(logits)),  q(b) = prod_v Bernoulli(b_v).

@@ -1,6 +1,8 @@
 """What the networks of stochastic binary layers have in common: maps, objective, gradients."""
 
 import functools
+import typing
+from collections.abc import Callable, Mapping, Sequence
 
 import keras
 import numpy as np
@@ -9,7 +11,9 @@ import tensorflow as tf
 from arm_tf import chain, objectives
 from arm_tf.expectation import GradientEstimator
 
-_SCALINGS = {"none": (1.0, 0.0), "symmetric": (2.0, -1.0)}  # scale and offset
+_Choice = typing.TypeVar("_Choice")
+_Scaling = tuple[float, float | np.ndarray]  # scale and offset
+_SCALINGS: dict[str, _Scaling] = {"none": (1.0, 0.0), "symmetric": (2.0, -1.0)}
 
 
 class BinaryNetwork(keras.Model):
@@ -23,9 +27,16 @@ class BinaryNetwork(keras.Model):
     maps to the stochastic layers, `decoder`, those that f is made of, and `prior_logits` or None.
     """
 
-    _dream_rows = 0  # of noise for what is drawn from the model; a VAE has a prior to do so
-
-    def __init__(self, num_layers, network, units, leaky_slope, code_scaling, seed, **kwargs):
+    def __init__(
+        self,
+        num_layers: int,
+        network: str,
+        units: int,
+        leaky_slope: float,
+        code_scaling: str,
+        seed: int,
+        **kwargs: typing.Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.units = units
         self._hidden_layers = choose("network", network, {"linear": 0, "nonlinear": 2})
@@ -34,7 +45,14 @@ class BinaryNetwork(keras.Model):
         seeds = np.random.SeedSequence(seed).generate_state(2 * num_layers * 3)
         self._seeds = iter(seeds.tolist())
 
-    def _map(self, name, inputs, outputs, scaling=None, bias="zeros"):
+    def _map(
+        self,
+        name: str,
+        inputs: int,
+        outputs: int,
+        scaling: _Scaling | None = None,
+        bias: str | Callable[..., tf.Tensor] = "zeros",
+    ) -> keras.Sequential:
         """A map of [N, inputs], scaled as the codes unless told otherwise, to [N, outputs]."""
         dense = lambda size, **kwargs: keras.layers.Dense(
             size,
@@ -52,17 +70,19 @@ class BinaryNetwork(keras.Model):
         stochastic_map.build((None, inputs))
         return stochastic_map
 
-    def _encoder(self, num_layers, pixels, scaling):
+    def _encoder(self, num_layers: int, pixels: int, scaling: _Scaling) -> list[keras.Sequential]:
         """The maps to the stochastic layers, the first of them from scaled pixels; a list."""
         first = self._map("encoder_1", pixels, self.units, scaling)
         others = range(2, num_layers + 1)
         return [first, *(self._map(f"encoder_{t}", self.units, self.units) for t in others)]
 
-    def visible(self, x):
+    def visible(self, x: tf.Tensor) -> tf.Tensor:
         """The pixels of x that the first map sees."""
         return x
 
-    def log_weight(self, x, path, path_logits):
+    def log_weight(
+        self, x: tf.Tensor, path: Sequence[tf.Tensor], path_logits: Sequence[tf.Tensor]
+    ) -> tf.Tensor:
         """log w = f(b_{1:T}), of which the network ascends the expectation.
 
         Args:
@@ -76,12 +96,17 @@ class BinaryNetwork(keras.Model):
         raise NotImplementedError
 
     @property
-    def num_layers(self):
+    def _dream_rows(self) -> int:
+        """Rows of noise for what is drawn from the model; a VAE has a prior to do so."""
+        return 0
+
+    @property
+    def num_layers(self) -> int:
         """Number of stochastic layers, T."""
         return len(self.encoder)
 
     @property
-    def variable_groups(self):
+    def variable_groups(self) -> dict[str, list[keras.Variable]]:
         """Variables by the part of the model that trains them: encoder, decoder, prior."""
         prior = self.prior_logits
         return {
@@ -90,32 +115,47 @@ class BinaryNetwork(keras.Model):
             "prior": [prior] if prior is not None and prior.trainable else [],
         }
 
-    def gradient_estimators(self, estimator="arm", num_samples=None, **options):
+    def gradient_estimators(
+        self, estimator: str = "arm", num_samples: int | None = None, **options: float
+    ) -> list[GradientEstimator]:
         """An `arm_tf.expectation.GradientEstimator` for each stochastic layer; a list."""
         return [
             GradientEstimator(estimator, self.units, num_samples, self.dtype, **options)
             for _ in range(self.num_layers)
         ]
 
-    def noise_rows(self, gradient_estimators, decoder_samples="independent"):
+    def noise_rows(
+        self, gradient_estimators: Sequence[GradientEstimator], decoder_samples: str = "independent"
+    ) -> int:
         """Rows of uniform noise that `losses` needs for one datum; int."""
         return sum(self._noise_rows(gradient_estimators, decoder_samples))
 
-    def _noise_rows(self, gradient_estimators, decoder_samples):
+    def _noise_rows(
+        self, gradient_estimators: Sequence[GradientEstimator], decoder_samples: str
+    ) -> tuple[int, int, int]:
         """Rows for the estimators, for the decoder's further samples, and for dreams; ints."""
         paths = gradient_estimators[0].paths
         further = paths * self.num_layers * _is_independent(decoder_samples)
         dreams = paths * self._dream_rows * gradient_estimators[0].row.rule
         return chain.path_noise_rows(gradient_estimators), further, dreams
 
-    def evaluations(self, gradient_estimators, decoder_samples="independent"):
+    def evaluations(
+        self, gradient_estimators: Sequence[GradientEstimator], decoder_samples: str = "independent"
+    ) -> int:
         """Evaluations of f = log w that `losses` makes for one datum; int."""
         first = gradient_estimators[0]
         evaluations = [estimator.evaluations for estimator in gradient_estimators]
         further = first.paths * _is_independent(decoder_samples)
         return (evaluations[0] if first.row.joint else sum(evaluations)) + further
 
-    def losses(self, x, u, gradient_estimators, decoder_samples="independent", offsets=None):
+    def losses(
+        self,
+        x: tf.Tensor,
+        u: tf.Tensor,
+        gradient_estimators: Sequence[GradientEstimator],
+        decoder_samples: str = "independent",
+        offsets: Sequence[tf.Tensor] | None = None,
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Loss of each datum, once for each part of the model that has its own gradient.
 
         Both are estimates of -E[f(b_{1:T})], the negative ELBO of a VAE, or, for estimators of the
@@ -148,7 +188,8 @@ class BinaryNetwork(keras.Model):
         )
         maps = self.encoder_maps
         if offsets is not None:
-            maps = [lambda b, m=m, o=o: m(b) + o for m, o in zip(maps, offsets, strict=True)]
+            add = lambda m, o: lambda b: m(b) + o
+            maps = [add(m, o) for m, o in zip(maps, offsets, strict=True)]
         sizes = self._noise_rows(gradient_estimators, decoder_samples)
         u, u_decoder, u_dreams = tf.split(u, sizes)
         if row.rule:
@@ -165,11 +206,13 @@ class BinaryNetwork(keras.Model):
             f_mean = estimate(u_decoder)
         return -surrogate, -f_mean, estimator_loss
 
-    def sample(self, x, noise):
+    def sample(
+        self, x: tf.Tensor, noise: Sequence[tf.Tensor]
+    ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
         """Paths b_{1:T} for `x` and their logits, as `arm_tf.chain.sample_path`."""
         return chain.sample_path(self.encoder_maps, self.visible(x), noise)
 
-    def log_weights(self, x, u):
+    def log_weights(self, x: tf.Tensor, u: tf.Tensor) -> tf.Tensor:
         """log w of S independent paths.
 
         Args:
@@ -182,14 +225,17 @@ class BinaryNetwork(keras.Model):
         return self.log_weight(x, *self.sample(x, tf.unstack(u)))
 
     @property
-    def encoder_maps(self):
+    def encoder_maps(self) -> list[Callable[[tf.Tensor], tf.Tensor]]:
         """The encoder's maps from units to the logits of the next, a list of functions."""
-        return [lambda b, m=m: apply_map(m, b) for m in self.encoder]
+        return [functools.partial(apply_map, m) for m in self.encoder]
 
 
-def at_the_pixels(input_scaling, output_bias, pixel_mean):
+def at_the_pixels(
+    input_scaling: str, output_bias: str, pixel_mean: np.ndarray | None
+) -> tuple[_Scaling, str | Callable[..., tf.Tensor]]:
     """Scale and offset of an input of pixels, and the initial bias of a map to pixels."""
-    scalings, biases = dict(_SCALINGS), {"zeros": "zeros"}
+    scalings = dict(_SCALINGS)
+    biases: dict[str, str | Callable[..., tf.Tensor]] = {"zeros": "zeros"}
     if pixel_mean is not None:
         mean = np.asarray(pixel_mean)
         scalings["centered"] = (1.0, -mean)
@@ -200,27 +246,27 @@ def at_the_pixels(input_scaling, output_bias, pixel_mean):
     )
 
 
-def apply_map(dense_map, inputs):
+def apply_map(dense_map: Callable[[tf.Tensor], tf.Tensor], inputs: tf.Tensor) -> tf.Tensor:
     """`dense_map` of [..., V] as one matrix product, however many leading axes there are."""
     outputs = dense_map(tf.reshape(inputs, [-1, inputs.shape[-1]]))
     return tf.reshape(outputs, [*inputs.shape[:-1], outputs.shape[-1]])
 
 
-def _logit_initializer(mean):
+def _logit_initializer(mean: np.ndarray) -> Callable[..., tf.Tensor]:
     """Initialiser of a bias at logit(mean), the means kept 0.001 away from 0 and 1."""
     mean = np.clip(np.asarray(mean, np.float64), 1e-3, 1 - 1e-3)
     logit = np.log(mean) - np.log1p(-mean)
     return lambda shape, dtype=None: tf.cast(tf.reshape(logit, shape), dtype)
 
 
-def _is_independent(decoder_samples):
+def _is_independent(decoder_samples: str) -> bool:
     if decoder_samples == "antithetic":  # the word of earlier versions
         decoder_samples = "shared"
     choices = {"independent": True, "shared": False}
     return choose("decoder_samples", decoder_samples, choices)
 
 
-def choose(name, value, choices):
+def choose(name: str, value: str, choices: Mapping[str, _Choice]) -> _Choice:
     """What `choices` holds for `value`; a ValueError that lists them where it holds nothing."""
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, received {value!r}.")

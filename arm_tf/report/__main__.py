@@ -11,7 +11,10 @@ import csv
 import dataclasses
 import io
 import math
+import os
 import pathlib
+import typing
+from collections.abc import Iterable, Sequence
 
 from absl import flags
 
@@ -47,12 +50,12 @@ class Run:
 
     name: str
     config: config.Config
-    result: dict
-    metrics: list
+    result: dict[str, typing.Any]
+    metrics: list[dict[str, float]]
     gradient_variance: float | None
 
     @property
-    def experiment(self):
+    def experiment(self) -> str | None:
         """Name of the paper's experiment with the same data and network, or None."""
         same = ("dataset", "model", "network", "layers")
         for name, settings in paper.SETTINGS.items():
@@ -62,23 +65,24 @@ class Run:
         return None
 
     @property
-    def is_comparable(self):
+    def is_comparable(self) -> bool:
         """Whether it is an experiment of the paper, at full length on the published data."""
         if self.experiment is None or self.result.get("data_published") is not True:
             return False
         return self.result["epochs"] == paper.SETTINGS[self.experiment]["epochs"]
 
     @property
-    def departures(self):
+    def departures(self) -> dict[str, typing.Any]:
         """Settings that are not the paper's; a dict."""
-        estimator = self.config.estimator
+        experiment, estimator = self.experiment, self.config.estimator
+        assert experiment, "there are no settings of the paper for this run"
         usual = {"estimator": estimator, "num_samples": estimators.check(estimator, None)[1]}
-        plain = config.Config(**{**paper.SETTINGS[self.experiment], **usual})
+        plain = config.Config(**{**paper.SETTINGS[experiment], **usual})
         differing = set(self.config.differences(plain)) - _INCIDENTAL - _EVALUATION
         return {name: getattr(self.config, name) for name in sorted(differing)}
 
 
-def gather(folder):
+def gather(folder: str | os.PathLike[str]) -> tuple[list[Run], list[str]]:
     """The finished runs below a folder, and notes on what was passed over.
 
     Args:
@@ -109,7 +113,7 @@ def gather(folder):
     return sorted(runs, key=lambda run: run.result["test_nll"]), notes
 
 
-def _own_variance(path, estimator):
+def _own_variance(path: pathlib.Path, estimator: str) -> float | None:
     """Of the run's own estimator in the weights, where `arm_tf.variance` measured it, or None."""
     file = path / "variance.csv"
     if not file.exists():
@@ -121,21 +125,21 @@ def _own_variance(path, estimator):
     return None
 
 
-def _by_trials(runs):
+def _by_trials(runs: Iterable[Run]) -> dict[tuple, list[Run]]:
     """Runs that differ in the seed alone: by experiment, estimator and departures, lists."""
-    groups = {}
+    groups: dict[tuple, list[Run]] = {}
     for run in runs:
         key = (run.experiment, run.config.estimator, tuple(run.departures.items()))
         groups.setdefault(key, []).append(run)
     return groups
 
 
-def _named(estimator, departures):
+def _named(estimator: str, departures: Iterable[tuple[str, typing.Any]]) -> str:
     """An estimator with the settings that are not the paper's, as a text."""
     return ", ".join([estimator, *(f"{name}={value}" for name, value in departures)])
 
 
-def compared(runs):
+def compared(runs: Iterable[Run]) -> list[dict[str, typing.Any]]:
     """Rows of the paper's tables for which there are comparable runs.
 
     Returns:
@@ -165,7 +169,7 @@ def compared(runs):
     return sorted(rows, key=lambda row: (order.index(row["experiment"]), row["ours"].mean))
 
 
-def _published(figure):
+def _published(figure: float | tuple[float, float] | str | None) -> tuple[str, float | None]:
     """A published figure as a text, and its number, None where that is a bound or missing."""
     if figure is None:
         return "–", None
@@ -174,7 +178,7 @@ def _published(figure):
     return (figure, None) if isinstance(figure, str) else (str(figure), figure)
 
 
-def markdown(runs):
+def markdown(runs: Sequence[Run]) -> str:
     """The tables of a list of `Run` as Markdown."""
     parts = []
     rows = compared(runs)
@@ -206,7 +210,7 @@ def markdown(runs):
     return "\n".join(parts)
 
 
-def _title(experiment):
+def _title(experiment: str) -> str:
     """An experiment's name as the paper writes it: "MNIST-static, two layers"."""
     dataset, network = (
         experiment.replace("omniglot", "OMNIGLOT").replace("mnist", "MNIST").split("-")
@@ -214,29 +218,29 @@ def _title(experiment):
     return f"{dataset.replace('_', '-')}, {network.replace('_', ' ')}"
 
 
-def _scientific(number):
+def _scientific(number: float) -> str:
     """A number as people write a learning rate: "1e-4"."""
     mantissa, exponent = f"{number:e}".split("e")
     return f"{float(mantissa):g}e{int(exponent)}"
 
 
-def _run_table(runs):
+def _run_table(runs: Iterable[Run]) -> str:
     rows = [[_text(key, value) for key, value in _row(run).items()] for run in runs]
     return _table(list(COLUMNS.values()), rows)
 
 
-def _row(run):
+def _row(run: Run) -> dict[str, typing.Any]:
     values = {"run": run.name, "gradient_variance": run.gradient_variance}
     return {key: values[key] if key in values else run.result[key] for key in COLUMNS}
 
 
-def _table(header, rows):
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     lines += ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join(lines) + "\n"
 
 
-def _text(key, value):
+def _text(key: str, value: typing.Any) -> str:
     if value is None:
         return "–"
     if key == "gradient_variance":
@@ -246,7 +250,7 @@ def _text(key, value):
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def table_csv(runs):
+def table_csv(runs: Iterable[Run]) -> str:
     """All runs as the text of a CSV file, with the experiment and the published figure of each."""
     file = io.StringIO()
     extra = ["experiment", "estimator", "seed", "comparable", "published"]
@@ -262,7 +266,7 @@ def table_csv(runs):
     return file.getvalue()
 
 
-def curves(runs):
+def curves(runs: Iterable[Run]) -> dict[str, dict[str, list[list[dict[str, float]]]]]:
     """Curves of each of the paper's experiments among the runs, for `plots.elbo_curves`.
 
     Returns:
@@ -270,11 +274,11 @@ def curves(runs):
       list of trials' metrics at the steps that all of them evaluated; runs of other lengths than
       the longest of their experiment are left out.
     """
-    by_experiment = {}
+    by_experiment: dict[str, list[Run]] = {}
     for run in runs:
         if run.experiment and run.metrics and math.isfinite(run.result["test_nll"]):
             by_experiment.setdefault(run.experiment, []).append(run)
-    found = {}
+    found: dict[str, dict[str, list[list[dict[str, float]]]]] = {}
     for experiment, group in by_experiment.items():
         longest = max(run.result["steps"] for run in group)
         groups = _by_trials(run for run in group if run.result["steps"] == longest)
@@ -286,7 +290,7 @@ def curves(runs):
     return found
 
 
-def measurements(folder):
+def measurements(folder: str | os.PathLike[str]) -> list[str]:
     """Tables of what the toy, the benchmark and sweeps have written into a folder; Markdown.
 
     Args:
@@ -295,7 +299,8 @@ def measurements(folder):
     Returns:
       A list of str.
     """
-    folder, tables = pathlib.Path(folder), []
+    folder = pathlib.Path(folder)
+    tables: list[str] = []
     for name, render in (("toy.json", _toy_tables), ("benchmark.json", _benchmark_tables)):
         if (folder / name).exists():
             tables += render(run_folder.read_json(folder / name))
@@ -310,7 +315,7 @@ def measurements(folder):
     return tables
 
 
-def _toy_tables(record):
+def _toy_tables(record: dict[str, typing.Any]) -> list[str]:
     rows = [
         [f"`{name}`", *(f"{ends[str(p0)]:.3f}" for p0 in record["p0"])]
         for name, ends in record["final_probability"].items()
@@ -318,7 +323,7 @@ def _toy_tables(record):
     return [_table(["probability of 1 at the end", *(f"p0 = {p0}" for p0 in record["p0"])], rows)]
 
 
-def _benchmark_tables(results):
+def _benchmark_tables(results: dict[str, typing.Any]) -> list[str]:
     def spread(value):
         return f"{value['median']:.2f} ({value['low']:.2f}–{value['high']:.2f})"
 
@@ -364,7 +369,7 @@ def _benchmark_tables(results):
     return tables
 
 
-def tables(folder):
+def tables(folder: str | os.PathLike[str]) -> tuple[str, list[Run], list[str]]:
     """All that there is to print of a folder, as Markdown.
 
     Args:
@@ -378,7 +383,7 @@ def tables(folder):
     return "\n".join(parts + measurements(folder)), runs, notes
 
 
-def main():
+def main() -> None:
     folder = pathlib.Path(flags.FLAGS.folder)
     if not folder.is_dir():
         raise run_folder.RunError(f"{folder} is not a folder.")

@@ -1,6 +1,13 @@
 """The model of a configuration with all that trains it."""
 
+import typing
+
+import keras
+import tensorflow as tf
+
+from arm_tf.data import Dataset
 from arm_tf.training import checkpoints, moments, steps
+from arm_tf.training.config import Config
 
 
 class Learner:
@@ -21,7 +28,7 @@ class Learner:
       noise_rows: rows of noise for each image, by purpose.
     """
 
-    def __init__(self, config, dataset, strategy):
+    def __init__(self, config: Config, dataset: Dataset, strategy: tf.distribute.Strategy) -> None:
         self.model = steps.build_model(config, dataset)
         self.estimators = steps.build_gradient_estimators(config, self.model)
         self.tracker = moments.VarianceTracker(
@@ -31,7 +38,7 @@ class Learner:
             },
             self.model.variable_groups["encoder"],
         )
-        self._learned = [self.tracker, *self.estimators]
+        self._learned: list[keras.layers.Layer] = [self.tracker, *self.estimators]
         self.groups = {
             **self.model.variable_groups,
             "estimator": [v for layer in self._learned for v in layer.trainable_variables],
@@ -52,7 +59,7 @@ class Learner:
         }
 
     @property
-    def state(self):
+    def state(self) -> dict[str, typing.Any]:
         """Variables for checkpoints, in nested lists and dicts."""
         return {
             "weights": checkpoints.tensors(self.model),

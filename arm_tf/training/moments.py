@@ -1,13 +1,18 @@
 """Mean and variance of gradient estimates, along a training run and at a frozen model."""
 
 import dataclasses
+import typing
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from arm_tf import estimators, noise
+from arm_tf.expectation import GradientEstimator
+from arm_tf.models.network import BinaryNetwork
 from arm_tf.training import replicas, steps
+from arm_tf.training.config import Config
 
 _GROUPS = 10  # of draws, whose scatter gives the standard error of a variance
 _DECAY = 0.999
@@ -25,7 +30,11 @@ class VarianceTracker(keras.layers.Layer):
       encoder_variables: Keras variables.
     """
 
-    def __init__(self, gradient_estimators, encoder_variables):
+    def __init__(
+        self,
+        gradient_estimators: dict[str, list[GradientEstimator]],
+        encoder_variables: Sequence[keras.Variable],
+    ) -> None:
         super().__init__()
         self.gradient_estimators = gradient_estimators
         zeros = lambda shape, name: self.add_weight(
@@ -41,12 +50,12 @@ class VarianceTracker(keras.layers.Layer):
         }
         self.built = True
 
-    def noise_rows(self, model):
+    def noise_rows(self, model: BinaryNetwork) -> int:
         """Rows of uniform noise that `update` needs for one datum; int."""
         groups = self.gradient_estimators.values()
         return sum(model.noise_rows(group, "shared") for group in groups)
 
-    def update(self, model, x, u):
+    def update(self, model: BinaryNetwork, x: tf.Tensor, u: tf.Tensor) -> tf.Tensor:
         """Takes one gradient of each estimator into the averages.
 
         Args:
@@ -70,13 +79,13 @@ class VarianceTracker(keras.layers.Layer):
             for grad, (mean, square) in zip(grads, self.averages[name], strict=True):
                 mean.assign_add((1.0 - _DECAY) * (grad - mean))
                 square.assign_add((1.0 - _DECAY) * (grad**2 - square))
-        if self.gradient_estimators:
+        if self.steps is not None:
             self.steps.assign_add(1.0)
         return learning
 
-    def variances(self):
+    def variances(self) -> dict[str, float]:
         """The running variance by estimator's name, averaged over weights; dict of floats."""
-        if not self.gradient_estimators:
+        if self.steps is None:
             return {}
         weight = 1.0 - _DECAY ** float(self.steps.numpy())  # of the past that the averages hold
         result = {}
@@ -107,7 +116,7 @@ class Moments:
     mean_variance_stderr: float
     draws: int
 
-    def bias(self, reference):
+    def bias(self, reference: "Moments") -> tuple[float, float]:
         """Root mean square over coordinates of the bias, and the size below which it is noise.
 
         Args:
@@ -122,7 +131,15 @@ class Moments:
         return float(np.sqrt(max(0.0, square - noise))), float(np.sqrt(noise))
 
 
-def gradient_moments(model, x, gradient_estimators, draws, key, adapt_steps=0, learning_rate=0.01):
+def gradient_moments(
+    model: BinaryNetwork,
+    x: np.ndarray,
+    gradient_estimators: Sequence[GradientEstimator],
+    draws: int,
+    key: tf.Tensor,
+    adapt_steps: int = 0,
+    learning_rate: float = 0.01,
+) -> list[Moments]:
     """Moments of an estimator's gradients for a frozen model and batch, over the noise alone.
 
     Args:
@@ -211,7 +228,15 @@ def gradient_moments(model, x, gradient_estimators, draws, key, adapt_steps=0, l
     return results
 
 
-def compare(config, model, x, num_samples, draws, adapt_steps=0, report=lambda row: None):
+def compare(
+    config: Config,
+    model: BinaryNetwork,
+    x: np.ndarray,
+    num_samples: dict[str, int],
+    draws: int,
+    adapt_steps: int = 0,
+    report: Callable[[dict[str, typing.Any]], object] = lambda row: None,
+) -> list[dict[str, typing.Any]]:
     """Bias and variance of several estimators' gradients for a frozen model and batch.
 
     The bias is against "exact" for one layer of few enough units, else against a long average of
@@ -228,7 +253,8 @@ def compare(config, model, x, num_samples, draws, adapt_steps=0, report=lambda r
       "logits" and "weights", "variance_…", "variance_stderr_…", "bias_…" and "bias_noise_…".
     """
     key = noise.key(config.seed, "variance")
-    feasible = model.num_layers == 1 and model.units <= estimators.get("exact").max_units
+    most = estimators.get("exact").max_units
+    feasible = model.num_layers == 1 and (most is None or model.units <= most)
     group = steps.build_gradient_estimators(config, model, "exact" if feasible else "disarm")
     reference = gradient_moments(model, x, group, 2 if feasible else 10 * draws, key)
     key = noise.key(config.seed, "variance of each")

@@ -11,10 +11,13 @@ import pathlib
 import platform
 import re
 import time
+import typing
+from collections.abc import Iterator, Sequence
 
 import filelock
 
-from arm_tf.training import config as config_lib
+from arm_tf.data import Dataset
+from arm_tf.training.config import Config
 
 _TRIES, _SECONDS_BETWEEN_TRIES = 10, 0.1  # to replace a file
 _LIBRARIES = ("tensorflow", "keras", "tensorflow-probability", "numpy")
@@ -35,7 +38,7 @@ class RunFolder:
         settings, or holds a run with other settings.
     """
 
-    def __init__(self, config):
+    def __init__(self, config: Config) -> None:
         self.path = run_path(config)
         self._is_new = not os.path.exists(self.path)  # also where the name is too long for a path
         make_folder(self.path)
@@ -50,7 +53,7 @@ class RunFolder:
         if (self.path / "config.json").exists():
             self._compare(config)
 
-    def _compare(self, config):
+    def _compare(self, config: Config) -> None:
         differing = config.differences(read_config(self.path))
         if differing:
             raise RunError(
@@ -59,18 +62,18 @@ class RunFolder:
                 "repeat those, or choose another --name."
             )
 
-    def close(self):
+    def close(self) -> None:
         """Lets other processes use the folder."""
         self._lock.release()
 
-    def discard_if_new(self):
+    def discard_if_new(self) -> None:
         """Removes the folder again if this process made it and left nothing in it."""
         self.close()
         if self._is_new:
             (self.path / ".lock").unlink(missing_ok=True)
             self.path.rmdir()
 
-    def start(self, config, dataset):
+    def start(self, config: Config, dataset: Dataset) -> None:
         """Writes flags.txt and config.json, or checks that the run goes on with the same data.
 
         Raises:
@@ -93,16 +96,17 @@ class RunFolder:
             write_json(self.path / "config.json", record)
 
     @contextlib.contextmanager
-    def writing(self, *errors):
+    def writing(self, *errors: type[Exception]) -> Iterator[None]:
         """A context in which a failure to write the folder is a `RunError`.
 
         Args:
           errors: exceptions other than OSError that a library raises then.
         """
+        caught: tuple[type[Exception], ...] = (OSError, *errors)
         try:
             (self.path / ".lock").stat()  # TensorFlow would make a folder that is gone anew
             yield
-        except (OSError, *errors) as error:
+        except caught as error:
             reason = " ".join(str(getattr(error, "strerror", error)).split())
             reason = re.sub(r"{{.*?}} ?| \[Op:\w+\]", "", reason)
             raise RunError(
@@ -111,33 +115,33 @@ class RunFolder:
             ) from error
 
     @property
-    def result(self):
+    def result(self) -> dict[str, typing.Any] | None:
         """The result of a finished run, None before that."""
         return read_result(self.path)
 
-    def write_result(self, result):
+    def write_result(self, result: dict[str, typing.Any]) -> None:
         """Writes result.json, which marks the run as finished."""
         write_json(self.path / "result.json", result)
 
-    def write_metrics(self, rows):
+    def write_metrics(self, rows: Sequence[dict[str, float]]) -> None:
         """Replaces metrics.csv by `rows`, dicts with the same keys."""
         lines = [",".join(rows[0])] if rows else []
         lines += [",".join(f"{value:.10g}" for value in row.values()) for row in rows]
         write_text(self.path / "metrics.csv", "\n".join(lines) + "\n")
 
 
-def versions():
+def versions() -> dict[str, str]:
     """Versions of Python and of the libraries that a result depends on; a dict."""
     libraries = {name: importlib.metadata.version(name) for name in _LIBRARIES}
     return {"python": platform.python_version(), **libraries}
 
 
-def run_path(config):
+def run_path(config: Config) -> pathlib.Path:
     """Where the folder of a configuration's run is."""
     return pathlib.Path(config.logdir) / config.name
 
 
-def make_folder(path, flag="--logdir"):
+def make_folder(path: str | os.PathLike[str], flag: str = "--logdir") -> pathlib.Path:
     """Makes a folder that can be written, its parents too, where there is none yet; its path.
 
     Args:
@@ -158,12 +162,12 @@ def make_folder(path, flag="--logdir"):
     return path
 
 
-def _cannot_write(path, error, flag="--logdir"):
+def _cannot_write(path: pathlib.Path, error: Exception, flag: str = "--logdir") -> RunError:
     reason = getattr(error, "strerror", error)
     return RunError(f"Cannot write the folder {path}: {reason}; choose another with {flag}.")
 
 
-def read_config(path):
+def read_config(path: str | os.PathLike[str]) -> Config:
     """The configuration that a run's folder was started with.
 
     Raises:
@@ -173,10 +177,10 @@ def read_config(path):
     if not file.exists():
         raise RunError(f"{path} is not the folder of a run: it has no config.json.")
     with _reading(file):
-        return config_lib.Config.from_dict(read_json(file)["config"])
+        return Config.from_dict(read_json(file)["config"])
 
 
-def read_result(path):
+def read_result(path: str | os.PathLike[str]) -> dict[str, typing.Any] | None:
     """The result of the finished run in a folder, a dict; None before that."""
     file = pathlib.Path(path) / "result.json"
     if not file.exists():
@@ -185,7 +189,9 @@ def read_result(path):
         return read_json(file)
 
 
-def read_metrics(path, last_step=math.inf):
+def read_metrics(
+    path: str | os.PathLike[str], last_step: float = math.inf
+) -> list[dict[str, float]]:
     """Rows of a run's metrics.csv up to a step as dicts of floats, [] where there is none yet.
 
     Raises:
@@ -199,7 +205,7 @@ def read_metrics(path, last_step=math.inf):
         return [row for row in rows if row["step"] <= last_step]
 
 
-def check_data(path, dataset):
+def check_data(path: str | os.PathLike[str], dataset: Dataset) -> None:
     """Raises RunError unless the run in folder `path` was started with these data."""
     file = pathlib.Path(path) / "config.json"
     with _reading(file):
@@ -212,7 +218,7 @@ def check_data(path, dataset):
 
 
 @contextlib.contextmanager
-def _reading(file):
+def _reading(file: pathlib.Path) -> Iterator[None]:
     """A context in which whatever is wrong with a file's contents is a `RunError`."""
     try:
         yield
@@ -220,17 +226,17 @@ def _reading(file):
         raise RunError(f"Cannot read {file}: {type(error).__name__}: {error}") from None
 
 
-def read_json(path):
+def read_json(path: str | os.PathLike[str]) -> typing.Any:
     """The contents of a JSON file."""
     return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
 
 
-def write_json(path, value):
+def write_json(path: str | os.PathLike[str], value: object) -> None:
     """Writes `value` as JSON, replacing the file in one move."""
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
-def write_text(path, text):
+def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Writes a text file, replacing the old one in one move once the new one is on disk."""
     path = pathlib.Path(path)
     temporary = path.with_name(f".{path.name}.tmp")

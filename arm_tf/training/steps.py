@@ -1,19 +1,30 @@
 """The training step: model, estimators and optimisers of a configuration, and the compiled loop."""
 
+from __future__ import annotations
+
 import contextlib
+import typing
+from collections.abc import Iterator, Sequence
 
 import keras
 import tensorflow as tf
 
 from arm_tf import estimators, models
+from arm_tf.data import Dataset
+from arm_tf.expectation import GradientEstimator
+from arm_tf.models.network import BinaryNetwork
 from arm_tf.training import replicas
+from arm_tf.training.config import Config
+
+if typing.TYPE_CHECKING:
+    from arm_tf.training.moments import VarianceTracker
 
 _MODELS = {"vae": models.BinaryVAE, "conditional": models.ConditionalNetwork}
 _ADAM_EPSILON = 1e-8  # that of TensorFlow 1, which the paper's experiments used
 
 
 @contextlib.contextmanager
-def precision(config):
+def precision(config: Config) -> Iterator[None]:
     """A context in which TensorFlow multiplies as precisely as a configuration asks it to."""
     before = tf.config.experimental.tensor_float_32_execution_enabled()
     tf.config.experimental.enable_tensor_float_32_execution(config.tf32)
@@ -23,7 +34,7 @@ def precision(config):
         tf.config.experimental.enable_tensor_float_32_execution(before)
 
 
-def build_model(config, dataset):
+def build_model(config: Config, dataset: Dataset) -> BinaryNetwork:
     """The model that a configuration describes, freshly initialised."""
     height, width = dataset.image_shape
     options = {"prior": config.prior} if config.model == "vae" else {"upper": height // 2 * width}
@@ -42,7 +53,9 @@ def build_model(config, dataset):
     )
 
 
-def build_gradient_estimators(config, model, name=None, num_samples=None):
+def build_gradient_estimators(
+    config: Config, model: BinaryNetwork, name: str | None = None, num_samples: int | None = None
+) -> list[GradientEstimator]:
     """An estimator for each stochastic layer: the configuration's, or another one by name."""
     if name is None:
         name, num_samples = config.estimator, config.num_samples
@@ -51,7 +64,9 @@ def build_gradient_estimators(config, model, name=None, num_samples=None):
     return model.gradient_estimators(name, num_samples, **settings)
 
 
-def build_optimizers(config, variable_groups):
+def build_optimizers(
+    config: Config, variable_groups: dict[str, list[keras.Variable]]
+) -> dict[str, keras.optimizers.Optimizer]:
     """One Keras optimiser for each part of the model that has variables to train."""
     adam = lambda betas, learning_rate=config.learning_rate: keras.optimizers.Adam(
         learning_rate, beta_1=betas[0], beta_2=betas[1], epsilon=_ADAM_EPSILON
@@ -68,7 +83,15 @@ def build_optimizers(config, variable_groups):
     return optimizers
 
 
-def make_steps(config, model, gradient_estimators, tracker, variable_groups, optimizers, strategy):
+def make_steps(
+    config: Config,
+    model: BinaryNetwork,
+    gradient_estimators: Sequence[GradientEstimator],
+    tracker: VarianceTracker,
+    variable_groups: dict[str, list[keras.Variable]],
+    optimizers: dict[str, keras.optimizers.Optimizer],
+    strategy: tf.distribute.Strategy,
+) -> tf.types.experimental.PolymorphicFunction:
     """A compiled function that takes up to `config.steps_per_loop` training steps in one call.
 
     The function's arguments are the training images, uint8 [N, pixels]; the images of each
