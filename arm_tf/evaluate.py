@@ -32,8 +32,8 @@ def main() -> None:
 
     bounds = session.evaluate_run(folder, settings, dataset, values.split, values.samples)
     print(
-        f"{values.split} bound on -log p(x): {bounds.nll:.2f} ± {bounds.nll_stderr:.2f} nats, "
-        f"negative ELBO {bounds.neg_elbo:.2f} nats "
+        f"{values.split} bound on -{settings.likelihood}: {bounds.nll:.2f} ± "
+        f"{bounds.nll_stderr:.2f} nats, negative ELBO {bounds.neg_elbo:.2f} nats "
         f"({values.samples:,} samples, {bounds.images:,} images"
         f"{'; not the published data' if dataset.published is False else ''})."
     )

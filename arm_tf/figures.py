@@ -20,7 +20,7 @@ _LABELS = {
     "train_neg_bound": ("training, multi-sample bound", "#0072B2", "--"),
     "valid_neg_elbo": ("validation, −ELBO", "#E69F00", "-"),
     "test_neg_elbo": ("test, −ELBO", "#009E73", "-"),
-    "valid_nll": ("validation, bound on −log p(x)", "#E69F00", "--"),
+    "valid_nll": ("validation, bound on −{likelihood}", "#E69F00", "--"),
 }
 
 _DASHES = ("-", (0, (5, 2)), (0, (5, 1.5, 1, 1.5)), (0, (1, 1.5)), (0, (8, 1.5, 2.5, 1.5)))
@@ -95,12 +95,15 @@ def save_grid(path: str | os.PathLike[str], page: np.ndarray) -> None:
     Image.fromarray(page).save(path)
 
 
-def run_curves(metrics: Sequence[dict[str, float]], title: str) -> Figure:
+def run_curves(
+    metrics: Sequence[dict[str, float]], title: str, likelihood: str = "log p(x)"
+) -> Figure:
     """Figure of a run's negative ELBOs and bounds, in nats, against epochs.
 
     Args:
       metrics: rows of metrics.csv as dicts; needs at least one.
       title: str.
+      likelihood: str, what the bounds are on.
 
     Returns:
       matplotlib Figure.
@@ -113,6 +116,7 @@ def run_curves(metrics: Sequence[dict[str, float]], title: str) -> Figure:
         for name, (label, color, style) in curves.items():
             values = [row[name] for row in metrics]
             marker = "o" if len(metrics) == 1 else None
+            label = label.format(likelihood=likelihood)
             axes.plot(epochs, values, style, marker=marker, color=color, label=label)
         best = min(metrics, key=lambda row: row["valid_nll"])
         axes.plot(

@@ -3,12 +3,11 @@
 import typing
 from collections.abc import Sequence
 
-import numpy as np
 import tensorflow as tf
 
 from arm_tf import bernoulli, estimators
 from arm_tf.expectation import GradientEstimator
-from arm_tf.models.network import BinaryNetwork, apply_map, at_the_pixels
+from arm_tf.models.network import BinaryNetwork, apply_map
 
 _COMPLETIONS = 3
 
@@ -23,8 +22,7 @@ class ConditionalNetwork(BinaryNetwork):
 
     Args:
       upper: int; None, or 0, where an image has one row, for half of the pixels.
-      pixels, num_layers, network, units, leaky_slope, code_scaling, seed: as in `BinaryVAE`.
-      input_scaling, output_bias, pixel_mean: as in `BinaryVAE`.
+      pixels, num_layers, *args, **kwargs: as of `BinaryNetwork`.
 
     Raises:
       ValueError: an unknown choice, or one that needs the pixel_mean without it.
@@ -34,24 +32,15 @@ class ConditionalNetwork(BinaryNetwork):
         self,
         pixels: int = 784,
         num_layers: int = 2,
-        network: str = "linear",
-        units: int = 200,
-        leaky_slope: float = 0.1,
-        input_scaling: str = "none",
-        code_scaling: str = "none",
-        output_bias: str = "zeros",
-        pixel_mean: np.ndarray | None = None,
-        seed: int = 0,
+        *args: typing.Any,
         upper: int | None = None,
         **kwargs: typing.Any,
     ) -> None:
-        super().__init__(num_layers, network, units, leaky_slope, code_scaling, seed, **kwargs)
-        self.upper = upper or pixels // 2
-        halves = [None, None] if pixel_mean is None else np.split(pixel_mean, [self.upper])
-        x_scaling = at_the_pixels(input_scaling, "zeros", halves[0])[0]
-        bias = at_the_pixels("none", output_bias, halves[1])[1]
-        self.encoder = self._encoder(num_layers, self.upper, x_scaling)
-        self.decoder = [self._map("decoder", units, pixels - self.upper, bias=bias)]
+        upper = upper or pixels // 2
+        seen, drawn = slice(None, upper), slice(upper, None)
+        super().__init__(pixels, num_layers, *args, seen=seen, drawn=drawn, **kwargs)
+        self.upper = upper
+        self.decoder = [self._map_to_pixels("decoder")]
         self.prior_logits = None
         self.built = True
 

@@ -21,29 +21,65 @@ class BinaryNetwork(keras.Model):
 
     The logits of every layer are a map of what the layer is given. A map is one dense layer
     ("linear") or two dense layers with leaky ReLU before that one ("nonlinear"); kernels are
-    Glorot uniform, biases zero. What is common to the networks of this package is here: an
-    objective E[f(b_{1:T})], f = log w, and its estimated gradients. A subclass says what the first
-    map sees of a datum x, and what log w is, in `visible` and `log_weight`; it sets `encoder`, the
-    maps to the stochastic layers, `decoder`, those that f is made of, and `prior_logits` or None.
+    Glorot uniform, biases zero. What is common to the networks of this package is here: `encoder`,
+    the maps to the stochastic layers, an objective E[f(b_{1:T})], f = log w, and its estimated
+    gradients. A subclass says what the first map sees of a datum x, and what log w is, in `visible`
+    and `log_weight`; it sets `decoder`, the maps that f is made of, and `prior_logits` or None.
+
+    Args:
+      pixels: int, the size of x.
+      num_layers: int T >= 1.
+      network: "linear" or "nonlinear".
+      units: int, width of stochastic and deterministic layers.
+      leaky_slope: float, slope of the leaky ReLU below zero.
+      input_scaling: what the encoder sees of x: "none", x; "symmetric", 2x - 1; "centered",
+        x - pixel_mean.
+      code_scaling: what every map sees of a code b: "none", b; "symmetric", 2b - 1.
+      output_bias: of the map to the pixels: "zeros", or "data_mean", the logit of pixel_mean.
+      pixel_mean: float [pixels], mean of the training images; needed for "centered" and
+        "data_mean" alone.
+      seed: int, of the initial weights.
+      seen: slice, of the pixels that the first map sees.
+      drawn: slice, of the pixels that f has a distribution of.
+
+    Raises:
+      ValueError: an unknown choice, or one that needs the pixel_mean without it.
     """
 
     def __init__(
         self,
-        num_layers: int,
-        network: str,
-        units: int,
-        leaky_slope: float,
-        code_scaling: str,
-        seed: int,
+        pixels: int = 784,
+        num_layers: int = 1,
+        network: str = "linear",
+        units: int = 200,
+        leaky_slope: float = 0.1,
+        input_scaling: str = "none",
+        code_scaling: str = "none",
+        output_bias: str = "zeros",
+        pixel_mean: np.ndarray | None = None,
+        seed: int = 0,
+        seen: slice = slice(None),
+        drawn: slice = slice(None),
         **kwargs: typing.Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.units = units
+        self.pixels, self.units, self._drawn = pixels, units, drawn
         self._hidden_layers = choose("network", network, {"linear": 0, "nonlinear": 2})
         self._leaky_slope = leaky_slope
         self._code_scaling = choose("code_scaling", code_scaling, _SCALINGS)
+        scalings, biases = dict(_SCALINGS), {"zeros": "zeros"}
+        if pixel_mean is not None:
+            mean = np.asarray(pixel_mean)
+            scalings["centered"] = (1.0, -mean[seen])
+            biases["data_mean"] = _logit_initializer(mean[drawn])
+        scaling = choose("input_scaling", input_scaling, scalings)
+        self._output_bias = choose("output_bias", output_bias, biases)
         seeds = np.random.SeedSequence(seed).generate_state(2 * num_layers * 3)
         self._seeds = iter(seeds.tolist())
+        inputs = len(range(pixels)[seen])
+        self.encoder = [self._map("encoder_1", inputs, units, scaling)]
+        for t in range(2, num_layers + 1):
+            self.encoder.append(self._map(f"encoder_{t}", units, units))
 
     def _map(
         self,
@@ -70,11 +106,10 @@ class BinaryNetwork(keras.Model):
         stochastic_map.build((None, inputs))
         return stochastic_map
 
-    def _encoder(self, num_layers: int, pixels: int, scaling: _Scaling) -> list[keras.Sequential]:
-        """The maps to the stochastic layers, the first of them from scaled pixels; a list."""
-        first = self._map("encoder_1", pixels, self.units, scaling)
-        others = range(2, num_layers + 1)
-        return [first, *(self._map(f"encoder_{t}", self.units, self.units) for t in others)]
+    def _map_to_pixels(self, name: str) -> keras.Sequential:
+        """A map of units to the logits of the pixels that f has a distribution of."""
+        outputs = len(range(self.pixels)[self._drawn])
+        return self._map(name, self.units, outputs, bias=self._output_bias)
 
     def visible(self, x: tf.Tensor) -> tf.Tensor:
         """The pixels of x that the first map sees."""
@@ -228,22 +263,6 @@ class BinaryNetwork(keras.Model):
     def encoder_maps(self) -> list[Callable[[tf.Tensor], tf.Tensor]]:
         """The encoder's maps from units to the logits of the next, a list of functions."""
         return [functools.partial(apply_map, m) for m in self.encoder]
-
-
-def at_the_pixels(
-    input_scaling: str, output_bias: str, pixel_mean: np.ndarray | None
-) -> tuple[_Scaling, str | Callable[..., tf.Tensor]]:
-    """Scale and offset of an input of pixels, and the initial bias of a map to pixels."""
-    scalings = dict(_SCALINGS)
-    biases: dict[str, str | Callable[..., tf.Tensor]] = {"zeros": "zeros"}
-    if pixel_mean is not None:
-        mean = np.asarray(pixel_mean)
-        scalings["centered"] = (1.0, -mean)
-        biases["data_mean"] = _logit_initializer(mean)
-    return (
-        choose("input_scaling", input_scaling, scalings),
-        choose("output_bias", output_bias, biases),
-    )
 
 
 def apply_map(dense_map: Callable[[tf.Tensor], tf.Tensor], inputs: tf.Tensor) -> tf.Tensor:

@@ -3,11 +3,10 @@
 import typing
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import tensorflow as tf
 
 from arm_tf import bernoulli
-from arm_tf.models.network import BinaryNetwork, apply_map, at_the_pixels, choose
+from arm_tf.models.network import BinaryNetwork, apply_map, choose
 
 
 class BinaryVAE(BinaryNetwork):
@@ -18,55 +17,24 @@ class BinaryVAE(BinaryNetwork):
     those of `BinaryNetwork`. f = log p(x, b_{1:T}) - log q(b_{1:T}|x), so that E_q[f] is the ELBO.
 
     Args:
-      pixels: int, the size of x.
-      num_layers: int T >= 1.
-      network: "linear" or "nonlinear".
-      units: int, width of stochastic and deterministic layers.
-      leaky_slope: float, slope of the leaky ReLU below zero.
-      input_scaling: what the encoder sees of x: "none", x; "symmetric", 2x - 1; "centered",
-        x - pixel_mean.
-      code_scaling: what every map sees of a code b: "none", b; "symmetric", 2b - 1.
       prior: "learned" logits of p(b_T), from zero, or "uniform", fixed at zero.
-      output_bias: of the map to the pixels: "zeros", or "data_mean", the logit of pixel_mean.
-      pixel_mean: float [pixels], mean of the training images; needed for "centered" and
-        "data_mean" alone.
-      seed: int, of the initial weights.
+      *args, **kwargs: as of `BinaryNetwork`.
 
     Raises:
       ValueError: an unknown choice, or one that needs the pixel_mean without it.
     """
 
-    def __init__(
-        self,
-        pixels: int = 784,
-        num_layers: int = 1,
-        network: str = "linear",
-        units: int = 200,
-        leaky_slope: float = 0.1,
-        input_scaling: str = "none",
-        code_scaling: str = "none",
-        prior: str = "learned",
-        output_bias: str = "zeros",
-        pixel_mean: np.ndarray | None = None,
-        seed: int = 0,
-        **kwargs: typing.Any,
-    ) -> None:
-        super().__init__(num_layers, network, units, leaky_slope, code_scaling, seed, **kwargs)
-        x_scaling, bias = at_the_pixels(input_scaling, output_bias, pixel_mean)
-        self.encoder = self._encoder(num_layers, pixels, x_scaling)
-        self.decoder = [
-            self._map(f"decoder_{t + 1}", units, units)
-            if t
-            else self._map("decoder_1", units, pixels, bias=bias)
-            for t in range(num_layers)
-        ]
+    def __init__(self, *args: typing.Any, prior: str = "learned", **kwargs: typing.Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.decoder = [self._map_to_pixels("decoder_1")]
+        for t in range(2, self.num_layers + 1):
+            self.decoder.append(self._map(f"decoder_{t}", self.units, self.units))
         self.prior_logits = self.add_weight(
-            shape=(units,),
+            shape=(self.units,),
             initializer="zeros",
             trainable=choose("prior", prior, {"learned": True, "uniform": False}),
             name="prior_logits",
         )
-        self.pixels = pixels
         self.built = True
 
     def log_weight(

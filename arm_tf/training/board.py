@@ -47,10 +47,9 @@ def write_settings(config: Config) -> None:
     charts = {"gradient norms": "gradient_norm/", "steps a second": "training/steps_per_second"}
     if config.track_variance:
         charts["gradient variances"] = "gradient_variance/"
+    bound = f"bound on −{config.likelihood}"
     categories = [
-        _category(
-            "bounds", {"negative ELBO": "bounds/neg_elbo", "bound on −log p(x)": "bounds/nll"}
-        ),
+        _category("bounds", {"negative ELBO": "bounds/neg_elbo", bound: "bounds/nll"}),
         _category("training", charts),
     ]
     _write(custom_scalar.pb(layout_pb2.Layout(category=categories)))

@@ -1,4 +1,4 @@
-"""Bounds on -log p(x) over a set of images, in pieces of bounded memory."""
+"""Bounds on -log p over a set of images, in pieces of bounded memory."""
 
 import concurrent.futures
 import dataclasses
@@ -21,7 +21,7 @@ class Bounds:
     """Averages over images, in nats.
 
     Attributes:
-      nll: the bound on -log p(x), -log (1/S) sum_s w_s.
+      nll: the bound on -log p, which `Config.likelihood` names, -log (1/S) sum_s w_s.
       nll_stderr: standard error of `nll` over the images.
       neg_elbo: the negative ELBO, -(1/S) sum_s log w_s.
       images: how many there are.

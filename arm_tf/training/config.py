@@ -296,6 +296,11 @@ class Config:
             name += f"-{digest[:8]}"
         return name
 
+    @property
+    def likelihood(self) -> str:
+        """Of what the model has a lower bound; for people."""
+        return {"vae": "log p(x)", "conditional": "log p(x_l|x_u)"}[self.model]
+
     def load_data(self) -> data.Dataset:
         """The data set, as `arm_tf.data.load` finds it."""
         return data.load(

@@ -131,7 +131,9 @@ class Journal:
             for name, page in pages.items():
                 figures.save_grid(path / f"{name}.png", page)
             if self.metrics:
-                figure = figures.run_curves(self.metrics, self._config.name)
+                figure = figures.run_curves(
+                    self.metrics, self._config.name, self._config.likelihood
+                )
                 figure.savefig(path / "curves.png")
 
     def write_result(self, result: dict[str, typing.Any]) -> None:

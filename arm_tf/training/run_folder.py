@@ -42,7 +42,8 @@ class RunFolder:
         self.path = run_path(config)
         self._is_new = not os.path.exists(self.path)  # also where the name is too long for a path
         make_folder(self.path)
-        # The system's own kind of lock, which ends with the process.
+        # The system's own kind of lock, which ends with the process. Its file stays: another might
+        # have opened it already, and would lock what nobody else finds any more.
         self._lock = filelock.FileLock(self.path / ".lock", timeout=0, thread_local=False)
         try:
             self._lock.acquire()
@@ -68,10 +69,13 @@ class RunFolder:
 
     def discard_if_new(self) -> None:
         """Removes the folder again if this process made it and left nothing in it."""
-        self.close()
+        if os.name == "nt":  # which does not remove an open file
+            self.close()
         if self._is_new:
-            (self.path / ".lock").unlink(missing_ok=True)
-            self.path.rmdir()
+            with contextlib.suppress(OSError):  # another process has come to the folder
+                (self.path / ".lock").unlink(missing_ok=True)
+                self.path.rmdir()
+        self.close()
 
     def start(self, config: Config, dataset: Dataset) -> None:
         """Writes flags.txt and config.json, or checks that the run goes on with the same data.

@@ -1,9 +1,7 @@
 """Training: a run from start or checkpoint to result, with a progress bar, and its stops."""
 
 import contextlib
-import signal
 import sys
-import threading
 
 import numpy as np
 import tensorflow as tf
@@ -13,35 +11,7 @@ from arm_tf import noise
 from arm_tf.training import bounds, checkpoints, run_folder, steps
 from arm_tf.training.run import Run
 from arm_tf.training.run_folder import RunError
-from arm_tf.training.workers import ALONE, STOP_SIGNALS
-
-
-class Stopped(Exception):
-    """The user or the system asked the run to stop."""
-
-
-class Stop:
-    """Notes SIGINT and SIGTERM while it is entered, for the run to stop where it is safe to."""
-
-    def __enter__(self):
-        self.requested = False
-        self._handlers = {}
-        if threading.current_thread() is threading.main_thread():
-            for number in STOP_SIGNALS:
-                self._handlers[number] = signal.signal(number, self._request)
-        return self
-
-    def __exit__(self, *_):
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-
-    def _request(self, number, frame):
-        self.requested = True
-
-    def check(self, *_):
-        """Raises Stopped once a stop was requested."""
-        if self.requested:
-            raise Stopped
+from arm_tf.training.workers import ALONE, Stop, Stopped
 
 
 def train(config, dataset, folder, cluster=ALONE):
@@ -93,10 +63,10 @@ def train(config, dataset, folder, cluster=ALONE):
             raise
     note = "" if dataset.published is not False else " These are not the published data."
     print(
-        f"Test bound on -log p(x): {result['test_nll']:.2f} ± {result['test_nll_stderr']:.2f} nats "
-        f"({result['test_samples']:,} samples, {result['test_images']:,} images), with the weights "
-        f"of epoch {result['best_epoch']:g}, where validation was best "
-        f"({result['valid_nll']:.2f}).{note}\n"
+        f"Test bound on -{config.likelihood}: {result['test_nll']:.2f} ± "
+        f"{result['test_nll_stderr']:.2f} nats ({result['test_samples']:,} samples, "
+        f"{result['test_images']:,} images), with the weights of epoch {result['best_epoch']:g}, "
+        f"where validation was best ({result['valid_nll']:.2f}).{note}\n"
         f"Results, pictures and events are in {folder.path}."
     )
 
@@ -160,7 +130,7 @@ def _train_to_end(run, stop):
                         f"epoch {row['epoch']:g}  step {row['step']:,}  train loss "
                         f"{row[f'train_{run.loss_name}']:.2f}  -ELBO: valid "
                         f"{row['valid_neg_elbo']:.2f}, test {row['test_neg_elbo']:.2f}  "
-                        f"bound on -log p: valid {row['valid_nll']:.2f}  {rate}",
+                        f"bound on -{run.config.likelihood}: valid {row['valid_nll']:.2f}  {rate}",
                     )
                 if run.agrees(stop):
                     raise Stopped

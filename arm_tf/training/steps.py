@@ -20,6 +20,8 @@ if typing.TYPE_CHECKING:
     from arm_tf.training.moments import VarianceTracker
 
 _MODELS = {"vae": models.BinaryVAE, "conditional": models.ConditionalNetwork}
+_MODEL_SETTINGS = ("network", "units", "leaky_slope", "input_scaling", "code_scaling",
+                   "output_bias", "seed")  # fmt: skip
 _ADAM_EPSILON = 1e-8  # that of TensorFlow 1, which the paper's experiments used
 
 
@@ -39,16 +41,10 @@ def build_model(config: Config, dataset: Dataset) -> BinaryNetwork:
     height, width = dataset.image_shape
     options = {"prior": config.prior} if config.model == "vae" else {"upper": height // 2 * width}
     return _MODELS[config.model](
-        pixels=dataset.train.shape[1],
-        num_layers=config.layers,
-        network=config.network,
-        units=config.units,
-        leaky_slope=config.leaky_slope,
-        input_scaling=config.input_scaling,
-        code_scaling=config.code_scaling,
-        output_bias=config.output_bias,
+        dataset.train.shape[1],
+        config.layers,
         pixel_mean=dataset.train_mean,
-        seed=config.seed,
+        **{name: getattr(config, name) for name in _MODEL_SETTINGS},
         **options,
     )
 

@@ -1,17 +1,11 @@
 """Several trials of one configuration, which differ in the seed, at once on one machine."""
 
-import contextlib
 import dataclasses
-import os
 import pathlib
-import signal
 import statistics
-import subprocess
-import sys
-import threading
 import typing
 
-from arm_tf.training import run_folder, workers
+from arm_tf.training import run_folder, scheduler, workers
 
 _FIGURES = ("test_nll", "test_neg_elbo", "valid_nll")
 
@@ -52,9 +46,8 @@ def run(configs):
     """Trains each configuration in a process of its own, several at once, and sums them up.
 
     There are as many processes as cores, each with its share of threads: more of either slow one
-    another down. A GPU is shared without reserving its memory. Output appears with the seed in
-    front. A finished trial is left as it is; SIGINT and SIGTERM stop all of them where they can
-    go on.
+    another down. Output appears with the seed in front. A finished trial is left as it is; SIGINT
+    and SIGTERM stop all of them where they can go on.
 
     Args:
       configs: of the trials, a list from `configurations`.
@@ -66,43 +59,17 @@ def run(configs):
       RunError: some trials failed; the others are finished.
     """
     at_once = concurrency(len(configs))
-    environment = {
-        **os.environ,
-        "TF_NUM_INTRAOP_THREADS": str(workers.usable_cores() // at_once),
-        "TF_FORCE_GPU_ALLOW_GROWTH": "true",
-        "PYTHONIOENCODING": "utf-8",
-    }
-    waiting, running, failed = list(configs), {}, []
-    stopped = threading.Event()
-
-    def stop(*_):
-        stopped.set()
-        for process in running:
-            _stop(process)
-
-    handlers = {number: signal.signal(number, stop) for number in workers.STOP_SIGNALS}
-    try:
-        while running or (waiting and not stopped.is_set()):
-            while waiting and len(running) < at_once and not stopped.is_set():
-                config = waiting.pop(0)
-                process = _start(config, environment)
-                running[process] = config.seed, _relay(process, config.seed)
-                if stopped.is_set():
-                    _stop(process)
-            process = _wait_for_any(running)
-            seed, reader = running.pop(process)
-            reader.join()
-            if process.returncode:
-                failed.append(seed)
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-    if stopped.is_set():
+    jobs = [scheduler.Job(config) for config in configs]
+    threads = workers.usable_cores() // at_once
+    with scheduler.processes(at_once, threads, _print_with_seed) as (slots, start):
+        came_to_an_end = scheduler.run(jobs, slots, start)
+    if not came_to_an_end:
         print("Stopped; the same command goes on from there.")
         return None
+    failed = [job.config.seed for job in jobs if job.failures]
     if failed:
         raise run_folder.RunError(
-            f"The trials with seed {', '.join(map(str, sorted(failed)))} failed; see their output "
+            f"The trials with seed {', '.join(map(str, failed))} failed; see their output "
             "above. The same command tries them again."
         )
     return summarise(configs)
@@ -132,52 +99,12 @@ def summarise(configs):
     run_folder.write_json(file, summary)
     bounds = summary["test_nll"]["trials"]
     print(
-        f"Test bound on -log p(x) over {len(configs)} trials: {Figure.of(bounds)} nats (mean and "
-        f"standard deviation; {', '.join(f'{value:.2f}' for value in bounds)}). Written to {file}."
+        f"Test bound on -{first.likelihood} over {len(configs)} trials: {Figure.of(bounds)} nats "
+        f"(mean and standard deviation; {', '.join(f'{value:.2f}' for value in bounds)}). "
+        f"Written to {file}."
     )
     return summary
 
 
-def _start(config, environment):
-    command = [sys.executable, "-m", "arm_tf.train", *config.flag_file().splitlines()]
-    return subprocess.Popen(
-        command,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-        errors="replace",
-        # Ctrl-C reaches the trials through `run` alone; the second is what Windows has for it.
-        start_new_session=True,
-        creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
-    )
-
-
-def _stop(process):
-    """Asks a trial to stop where it can go on; Windows' SIGTERM would end it at once."""
-    with contextlib.suppress(OSError):  # it has just ended
-        process.send_signal(getattr(signal, "CTRL_BREAK_EVENT", signal.SIGTERM))
-
-
-def _relay(process, seed):
-    """A thread that prints what a trial prints."""
-
-    def relay():
-        for line in process.stdout:
-            with contextlib.suppress(BrokenPipeError):  # the trial has to get rid of its output
-                print(f"[seed {seed}] {line}", end="", flush=True)
-
-    thread = threading.Thread(target=relay, daemon=True)
-    thread.start()
-    return thread
-
-
-def _wait_for_any(processes):
-    """The first of the processes that ends."""
-    while True:
-        for process in processes:
-            try:
-                process.wait(timeout=0.1)
-                return process
-            except subprocess.TimeoutExpired:
-                pass
+def _print_with_seed(config, line):
+    print(f"[seed {config.seed}] {line}", end="", flush=True)

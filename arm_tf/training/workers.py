@@ -1,6 +1,6 @@
 """The machines that share one training, as the environment variable TF_CONFIG describes them.
 
-Also the cores of this one.
+Also the cores of this one, and its stop.
 """
 
 import contextlib
@@ -12,6 +12,7 @@ import re
 import select
 import signal
 import socket
+import threading
 import time
 import typing
 from collections.abc import Iterator
@@ -26,6 +27,34 @@ STOP_SIGNALS = tuple(  # SIGBREAK, Ctrl-Break, is what one process can send anot
 )
 _JOBS = ("chief", "worker")  # as TensorFlow orders them
 _PAUSE = 1.0  # seconds between attempts, and between the chief's messages
+
+
+class Stopped(Exception):
+    """The user or the system asked the run to stop."""
+
+
+class Stop:
+    """Notes SIGINT and SIGTERM while it is entered, for the run to stop where it is safe to."""
+
+    def __enter__(self):
+        self.requested = False
+        self._handlers = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in STOP_SIGNALS:
+                self._handlers[number] = signal.signal(number, self._request)
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    def _request(self, number, frame):
+        self.requested = True
+
+    def check(self, *_):
+        """Raises Stopped once a stop was requested."""
+        if self.requested:
+            raise Stopped
 
 
 @dataclasses.dataclass(frozen=True)
