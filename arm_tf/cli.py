@@ -11,15 +11,15 @@ from collections.abc import Callable, Sequence
 
 from absl import app, flags, logging
 
-from arm_tf import data
-from arm_tf.training import config, run_folder
+from arm_tf.errors import ConfigError, DataError, RunError
+from arm_tf.training import config
 
 flags.disclaim_key_flags()  # --help lists the flags under the program, not under this module
 
 # Products of 50-row matrices are too small to share between threads; variables that need no copy
 # in each round of the loop of steps save up to a fifth of a step.
 _XLA_FLAGS = "--xla_cpu_multi_thread_eigen=false --xla_cpu_copy_insertion_use_region_analysis=true"
-USER_ERRORS = (config.ConfigError, data.DataError, run_folder.RunError)
+USER_ERRORS = (ConfigError, DataError, RunError)
 
 
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
@@ -51,7 +51,7 @@ def config_from_flags(flag_values: flags.FlagValues = flags.FLAGS) -> config.Con
     """The configuration that parsed flags describe.
 
     Raises:
-      config.ConfigError: a value outside its limits.
+      ConfigError: a value outside its limits.
     """
     names = ["objective", *(field.name for field in dataclasses.fields(config.Config))]
     values: dict[str, typing.Any] = {name: flag_values[name].value for name in names}
@@ -62,7 +62,7 @@ def config_from_flags(flag_values: flags.FlagValues = flags.FLAGS) -> config.Con
             try:
                 values[name] = tuple(map(int if name == "image_shape" else float, value))
             except ValueError:
-                raise config.ConfigError(
+                raise ConfigError(
                     f"--{name} must be numbers separated by commas, received {','.join(value)!r}."
                 ) from None
     return config.Config.from_dict(values)
@@ -87,7 +87,7 @@ def run(main: Callable[[], object], argument: str | None = None) -> None:
         try:
             main()
             return sys.stdout.flush()
-        except config.ConfigError as error:
+        except ConfigError as error:
             _exit(2, error)
         except USER_ERRORS as error:
             _exit(1, error)

@@ -8,8 +8,8 @@ epochs, so do the settings here (see https://github.com/mingzhang-yin/ARM-gradie
 import pathlib
 import typing
 
-from arm_tf import cli
-from arm_tf.training import config, run_folder
+from arm_tf import cli, files
+from arm_tf.training import config
 
 FOLDER = pathlib.Path("runs/paper")
 
@@ -141,7 +141,7 @@ def main() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     texts = flag_files()
     for name, text in texts.items():
-        run_folder.write_text(FOLDER / name, text)
+        files.write_text(FOLDER / name, text)
     print(f"Wrote {len(texts)} flag files to {FOLDER}.")
 
 

@@ -15,9 +15,10 @@ import time
 
 from absl import flags
 
-from arm_tf import cli, data
-from arm_tf.training import run_folder, scheduler, trials
-from arm_tf.training.config import Config, ConfigError
+from arm_tf import cli, data, files
+from arm_tf.errors import ConfigError, RunError
+from arm_tf.training import scheduler, trials
+from arm_tf.training.config import Config
 from arm_tf.training.workers import usable_cores
 
 _SECONDS_BETWEEN_VIEWS = 10
@@ -138,7 +139,7 @@ def main():
         (cell.config.dataset, cell.config.data_dir, cell.config.image_shape) for cell in cells
     }:
         data.load(dataset, folder, image_shape=shape)
-    logdir = run_folder.make_folder(values.logdir)
+    logdir = files.make_folder(values.logdir)
     jobs = list({cell.path: cell for cell in cells if not cell.result}.values())
     begun, finished_before = time.monotonic(), sum(bool(cell.result) for cell in cells)
     if values.address:
@@ -163,14 +164,14 @@ def main():
         "throughput": throughput,
         "failed": {c.config.name: c.failures for c in failed},
     }
-    run_folder.write_json(logdir / "sweep.json", record)
-    run_folder.write_text(logdir / "sweep.md", table)
+    files.write_json(logdir / "sweep.json", record)
+    files.write_text(logdir / "sweep.md", table)
     print(table, end="")
     if throughput["steps"]:
         rate = throughput["steps"] / throughput["seconds"]
         print(f"{rate:.0f} steps/s by {throughput['workers']} workers, starts and tests included.")
     if failed:
-        raise run_folder.RunError(
+        raise RunError(
             f"{len(failed)} of {len(cells)} runs failed: "
             f"{', '.join(cell.config.name for cell in failed)}; see output.txt in their folders."
         )

@@ -9,8 +9,9 @@ import functools
 from absl import flags
 
 from arm_tf import cli, data, estimators
+from arm_tf.errors import ConfigError, DataError
 from arm_tf.training import trials, workers
-from arm_tf.training.config import Config, ConfigError
+from arm_tf.training.config import Config
 from arm_tf.training.run_folder import RunFolder, check_data, read_result, run_path
 
 
@@ -64,7 +65,7 @@ def train(config: Config, dataset: data.Dataset | None = None, wait_for_workers:
     """
     if dataset is not None:
         if not isinstance(dataset, data.Dataset):
-            raise data.DataError(
+            raise DataError(
                 f"dataset: expected an arm_tf.data.Dataset, found {type(dataset).__name__}; "
                 "make one with arm_tf.data.from_arrays"
             )
@@ -91,7 +92,7 @@ def _train(
     if dataset is None and (not is_finished or data.is_file(config.dataset)):
         try:
             dataset = config.load_data()
-        except data.DataError:
+        except DataError:
             if folder:
                 folder.discard_if_new()
             raise

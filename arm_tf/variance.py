@@ -11,9 +11,9 @@ import typing
 
 from absl import flags
 
-from arm_tf import cli, estimators
+from arm_tf import cli, estimators, files
+from arm_tf.errors import ConfigError
 from arm_tf.training import run_folder
-from arm_tf.training.config import ConfigError
 
 _COLUMNS = ("variance", "variance_stderr", "bias", "bias_noise")
 
@@ -68,7 +68,7 @@ def main() -> None:
             )
         num_samples[name] = samples_within(name, values.evaluations, config.units)
     dataset = config.load_data()
-    run_folder.make_folder(out, "--out")
+    files.make_folder(out, "--out")
 
     cli.load_tensorflow()
     from arm_tf import figures
@@ -87,7 +87,7 @@ def main() -> None:
     header += [f"{column}_{where}" for where in ("logits", "weights") for column in _COLUMNS]
     lines = [",".join(header)]
     lines += [",".join(f"{row[key]}" for key in header) for row in rows]
-    run_folder.write_text(out / "variance.csv", "\n".join(lines) + "\n")
+    files.write_text(out / "variance.csv", "\n".join(lines) + "\n")
     figures.variances(rows, config.name).savefig(out / "variance.png")
     print(f"Written to {out / 'variance.csv'} and {out / 'variance.png'}.")
 

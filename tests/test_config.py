@@ -9,8 +9,9 @@ import pytest
 from absl import flags
 
 from arm_tf import cli, estimators, paper
+from arm_tf.errors import ConfigError
 from arm_tf.training import run_folder
-from arm_tf.training.config import Config, ConfigError
+from arm_tf.training.config import Config
 
 ROOT = pathlib.Path(__file__).parents[1]
 

@@ -16,14 +16,15 @@ import platform
 import psutil
 from absl import flags
 
-from arm_tf import cli
+from arm_tf import cli, files
 from arm_tf.benchmark.bench import export
 from arm_tf.benchmark.cost import measure_cost, measure_sweep
 from arm_tf.benchmark.history import compare_with_history
 from arm_tf.benchmark.processes import measure_process, measure_trials
 from arm_tf.benchmark.programs import measure_evaluation, measure_fit, measure_steps
 from arm_tf.benchmark.timing import random_images
-from arm_tf.training import config, run_folder, workers
+from arm_tf.errors import ConfigError
+from arm_tf.training import workers
 
 PARTS = ("steps", "fit", "evaluation", "process", "trials", "sweep", "cost")
 
@@ -32,12 +33,12 @@ def main() -> None:
     values = flags.FLAGS
     unknown = set(values.parts) - set(PARTS)
     if unknown or values.rounds < 2:
-        raise config.ConfigError(
+        raise ConfigError(
             f"--parts takes any of {', '.join(PARTS)} and --rounds at least 2, received "
             f"{','.join(values.parts)} and {values.rounds}."
         )
     flag = "export" if values.export else "out"
-    out = run_folder.make_folder(getattr(values, flag), f"--{flag}")
+    out = files.make_folder(getattr(values, flag), f"--{flag}")
     load = psutil.getloadavg()[0]
     cli.load_tensorflow()
     import tensorflow as tf
@@ -68,7 +69,7 @@ def main() -> None:
     for part in PARTS:
         if part in values.parts:
             results[part] = measurements[part]()
-            run_folder.write_json(out / "benchmark.json", results)
+            files.write_json(out / "benchmark.json", results)
     print(f"Written to {out / 'benchmark.json'}.")
     if values.history and "steps" in results:
         compare_with_history(results, values.history, values.record)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from arm_tf import paper
+from arm_tf import files, paper
 from arm_tf.benchmark.products import Product, products_of
 from arm_tf.data import Dataset
 from arm_tf.training import config, run_folder
@@ -119,7 +119,7 @@ class Bench:
             "shapes": {n: [str(v.dtype), *v.shape] for n, v in {**values, **results}.items()},
             "versions": run_folder.versions(),
         }
-        run_folder.write_json(folder / "program.json", description)
+        files.write_json(folder / "program.json", description)
 
     def close(self) -> None:
         """Gives back the run's precision and removes its folder."""
@@ -132,7 +132,7 @@ def export(dataset: Dataset, folder: pathlib.Path) -> None:
     """Writes the three models' programs, and beside them the script that runs them."""
     for name, settings in MODELS.items():
         bench = Bench(dataset, **settings)
-        bench.export(run_folder.make_folder(folder / name, "--export"))
+        bench.export(files.make_folder(folder / name, "--export"))
         bench.close()
         print(f"Written to {folder / name}.", flush=True)
     script = shutil.copy(pathlib.Path(__file__).with_name("run_exported.py"), folder)

@@ -14,8 +14,10 @@ from collections.abc import Sequence
 import numpy as np
 import psutil
 
+from arm_tf import files
 from arm_tf.benchmark.timing import as_text, spread
-from arm_tf.training import config, run_folder, trials
+from arm_tf.errors import RunError
+from arm_tf.training import config, trials
 
 _TRIALS, _TRIAL_STEPS = 5, 4200
 
@@ -41,7 +43,7 @@ def _run_alone(arguments: Sequence[str]) -> float:
         output.seek(0)
         if process.returncode:
             last = output.read().splitlines()[-1:]
-            raise run_folder.RunError(f"{' '.join(arguments)} failed: {' '.join(last)}")
+            raise RunError(f"{' '.join(arguments)} failed: {' '.join(last)}")
     return peak / 2**20
 
 
@@ -81,7 +83,7 @@ def measure_trials() -> dict[str, typing.Any]:
             lines = dataclasses.replace(settings, logdir=folder).flag_file().splitlines()
             _run_alone(["-m", "arm_tf.train", *lines, f"--trials={number}"])
             results = pathlib.Path(folder).rglob("result.json")
-            return [run_folder.read_json(path)["steps_per_second"] for path in results]
+            return [files.read_json(path)["steps_per_second"] for path in results]
 
     alone = rates(1) + rates(1)
     together = rates(_TRIALS)

@@ -5,7 +5,7 @@ import hashlib
 
 import numpy as np
 
-from arm_tf.data.readers import DataError
+from arm_tf.errors import DataError
 
 CHUNK = 4096  # rows handled at a time where a whole array would need much memory
 BINARISATION_SEED = 784_28  # validation and test bits of the dynamic sets

@@ -8,8 +8,9 @@ import numpy as np
 
 from arm_tf.data import glyphs, readers
 from arm_tf.data.dataset import BINARISATION_SEED, CHUNK, binarise
-from arm_tf.data.readers import PIXELS, DataError
+from arm_tf.data.readers import PIXELS
 from arm_tf.data.sources import SOURCES, cache_folder, file_checksum, find, is_published
+from arm_tf.errors import DataError
 
 _Splits = tuple[np.ndarray, np.ndarray, np.ndarray, bool | None]
 

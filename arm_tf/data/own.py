@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from arm_tf.data import readers
 from arm_tf.data.dataset import BINARISATION_SEED, CHUNK, Dataset, arrays_checksum, binarise, first
-from arm_tf.data.readers import DataError
+from arm_tf.errors import DataError
 
 _SPLIT_SEED = 28_784  # validation and test images of arrays that are not split
 _HELD_OUT = 10  # one image in so many of those

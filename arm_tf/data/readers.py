@@ -18,6 +18,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from arm_tf.errors import DataError
+
 PIXELS = 784
 _BLOCK = 2**16  # bytes of a file handled at a time
 _MOST = 2**32  # bytes that the images of one's own file may take in memory
@@ -30,13 +32,6 @@ _SPLITS = {
     split: re.compile(rf"(x_)?({names})(_images|_x)?", re.IGNORECASE)
     for split, names in {"train": "train", "valid": "valid(ation)?|val", "test": "test"}.items()
 }
-
-
-class DataError(ValueError):
-    """Data that cannot be used; one line: what was wrong, what was found, what to do."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.splitlines()))
 
 
 def amat(path: pathlib.Path, count: int) -> np.ndarray:

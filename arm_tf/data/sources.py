@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from absl import logging
 
-from arm_tf.data.readers import DataError
+from arm_tf.errors import DataError
 
 _TIMEOUT = 60.0  # seconds without a byte before a download is given up
 

@@ -18,7 +18,8 @@ from collections.abc import Iterable, Sequence
 
 from absl import flags
 
-from arm_tf import cli, estimators, paper
+from arm_tf import cli, estimators, files, paper
+from arm_tf.errors import RunError
 from arm_tf.training import config, run_folder, trials
 
 # Settings in which runs of one experiment may differ from the paper's without a word.
@@ -102,13 +103,13 @@ def gather(folder: str | os.PathLike[str]) -> tuple[list[Run], list[str]]:
                 epoch = f"{metrics[-1]['epoch']:g}" if metrics else "none"
                 notes.append(f"{name}: not finished (epoch {epoch} of {settings.epochs})")
                 continue
-            result = run_folder.read_json(path / "result.json")
+            result = files.read_json(path / "result.json")
             missing = set(COLUMNS) - set(result) - {"run", "gradient_variance"}
             if missing:
                 raise KeyError(f"no {', '.join(sorted(missing))}")
             variance = _own_variance(path, settings.estimator)
             runs.append(Run(name, settings, result, metrics, variance))
-        except (OSError, ValueError, KeyError, TypeError, run_folder.RunError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RunError) as error:
             notes.append(f"{name}: cannot be read ({error})")
     return sorted(runs, key=lambda run: run.result["test_nll"]), notes
 
@@ -303,8 +304,8 @@ def measurements(folder: str | os.PathLike[str]) -> list[str]:
     tables: list[str] = []
     for name, render in (("toy.json", _toy_tables), ("benchmark.json", _benchmark_tables)):
         if (folder / name).exists():
-            tables += render(run_folder.read_json(folder / name))
-    sweeps = [run_folder.read_json(path)["throughput"] for path in folder.rglob("sweep.json")]
+            tables += render(files.read_json(folder / name))
+    sweeps = [files.read_json(path)["throughput"] for path in folder.rglob("sweep.json")]
     sweeps = sorted((s for s in sweeps if s["steps"]), key=lambda sweep: sweep["workers"])
     if sweeps:
         tables.append(_table(
@@ -386,10 +387,10 @@ def tables(folder: str | os.PathLike[str]) -> tuple[str, list[Run], list[str]]:
 def main() -> None:
     folder = pathlib.Path(flags.FLAGS.folder)
     if not folder.is_dir():
-        raise run_folder.RunError(f"{folder} is not a folder.")
+        raise RunError(f"{folder} is not a folder.")
     text, runs, notes = tables(folder)
-    run_folder.write_text(folder / "report.md", text)
-    run_folder.write_text(folder / "report.csv", table_csv(runs))
+    files.write_text(folder / "report.md", text)
+    files.write_text(folder / "report.csv", table_csv(runs))
     written = ["report.md", "report.csv"]
     groups = curves(runs)
     if groups:

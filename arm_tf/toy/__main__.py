@@ -15,9 +15,8 @@ from collections.abc import Callable, Mapping
 
 from absl import flags
 
-from arm_tf import cli, estimators
-from arm_tf.training import run_folder
-from arm_tf.training.config import ConfigError
+from arm_tf import cli, estimators, files
+from arm_tf.errors import ConfigError
 
 _COLUMNS = ("true_gradient", "estimate", "probability", "loss")
 _Number = typing.TypeVar("_Number", int, float)
@@ -86,7 +85,7 @@ def main() -> None:
         for num_samples in sample_counts:
             check_estimator(name, num_samples)
     out = pathlib.Path(values.out)
-    run_folder.make_folder(out, "--out")
+    files.make_folder(out, "--out")
 
     cli.load_tensorflow()
     from arm_tf import figures
@@ -108,7 +107,7 @@ def main() -> None:
         for name in shown
         for k in sample_counts
     }
-    run_folder.write_text(out / "traces.csv", table(traces))
+    files.write_text(out / "traces.csv", table(traces))
     settings = ("iterations", "step_size", "estimator_learning_rate", "seed")
     record = {
         **{name: values[name].value for name in settings},
@@ -119,7 +118,7 @@ def main() -> None:
             name: {str(p0): traces[name, p0]["final_probability"] for p0 in p0s} for name in names
         },
     }
-    run_folder.write_json(out / "toy.json", record)
+    files.write_json(out / "toy.json", record)
     figures.toy_traces({key: trace for key, trace in traces.items() if key[0] in shown}).savefig(
         out / "traces.png"
     )

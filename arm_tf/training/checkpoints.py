@@ -9,10 +9,11 @@ import keras
 import tensorflow as tf
 
 from arm_tf.data import Dataset
+from arm_tf.errors import RunError
 from arm_tf.models.network import BinaryNetwork
 from arm_tf.training import steps
 from arm_tf.training.config import Config
-from arm_tf.training.run_folder import RunError, RunFolder
+from arm_tf.training.run_folder import RunFolder
 
 
 class Checkpoints:

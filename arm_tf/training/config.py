@@ -10,6 +10,7 @@ import typing
 from collections.abc import Mapping, Sequence
 
 from arm_tf import data, estimators
+from arm_tf.errors import ConfigError
 
 _WHERE = {"logdir", "name", "data_dir", "distribute"}  # do not change what is computed
 _FLOAT_LIMIT = 1e30  # float32 must hold the numbers
@@ -17,10 +18,6 @@ _LINE = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]+")  # fit for paths and flag 
 _STEM = 40  # characters of a file's name in that of a run, which leave room for the rest
 _DECODER_SAMPLES = {"elbo": "independent", "multisample": "shared"}  # as is usual
 _EARLIER_WORDS = {"shared": "antithetic"}  # of decoder_samples, which names of runs are made with
-
-
-class ConfigError(ValueError):
-    """A setting that cannot be used; the message is one line: which, what was given, what may."""
 
 
 def _setting(

@@ -5,8 +5,8 @@ import tensorflow as tf
 
 from arm_tf import noise
 from arm_tf.data import Dataset
+from arm_tf.errors import RunError
 from arm_tf.training.config import Config
-from arm_tf.training.run_folder import RunError
 
 
 def epoch_order(num_images: int, seed: int, epoch: int) -> np.ndarray:

@@ -9,10 +9,11 @@ import tensorflow as tf
 
 from arm_tf import figures, noise
 from arm_tf.data import Dataset
+from arm_tf.errors import RunError
 from arm_tf.models.network import BinaryNetwork
 from arm_tf.training import board, run_folder
 from arm_tf.training.config import Config
-from arm_tf.training.run_folder import RunError, RunFolder
+from arm_tf.training.run_folder import RunFolder
 
 _IMAGES_SHOWN = 64
 _EVALUATIONS_PER_PICTURE = 10

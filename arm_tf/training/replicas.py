@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 import tensorflow as tf
 
-from arm_tf.training.run_folder import RunError
+from arm_tf.errors import RunError
 from arm_tf.training.workers import Cluster
 
 _OF_OTHERS = (  # errors that TensorFlow has for what happens to other workers

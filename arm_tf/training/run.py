@@ -15,13 +15,14 @@ import tensorflow as tf
 
 from arm_tf import noise
 from arm_tf.data import Dataset
+from arm_tf.errors import RunError
 from arm_tf.training import bounds, replicas, run_folder
 from arm_tf.training.checkpoints import Checkpoints
 from arm_tf.training.config import Config
 from arm_tf.training.feed import Feed
 from arm_tf.training.journal import Journal, pages
 from arm_tf.training.learner import Learner
-from arm_tf.training.run_folder import RunError, RunFolder
+from arm_tf.training.run_folder import RunFolder
 from arm_tf.training.workers import ALONE, Cluster
 
 if typing.TYPE_CHECKING:

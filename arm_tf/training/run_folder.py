@@ -4,27 +4,22 @@ import contextlib
 import csv
 import dataclasses
 import importlib.metadata
-import json
 import math
 import os
 import pathlib
 import platform
 import re
-import time
 import typing
 from collections.abc import Iterator, Sequence
 
 import filelock
 
+from arm_tf import files
 from arm_tf.data import Dataset
+from arm_tf.errors import RunError
 from arm_tf.training.config import Config
 
-_TRIES, _SECONDS_BETWEEN_TRIES = 10, 0.1  # to replace a file
 _LIBRARIES = ("tensorflow", "keras", "tensorflow-probability", "numpy")
-
-
-class RunError(RuntimeError):
-    """A run that cannot start or go on; the message is one line: what is wrong, what to do."""
 
 
 class RunFolder:
@@ -41,7 +36,7 @@ class RunFolder:
     def __init__(self, config: Config) -> None:
         self.path = run_path(config)
         self._is_new = not os.path.exists(self.path)  # also where the name is too long for a path
-        make_folder(self.path)
+        files.make_folder(self.path)
         # The system's own kind of lock, which ends with the process. Its file stays: another might
         # have opened it already, and would lock what nobody else finds any more.
         self._lock = filelock.FileLock(self.path / ".lock", timeout=0, thread_local=False)
@@ -50,7 +45,7 @@ class RunFolder:
         except filelock.Timeout:
             raise RunError(f"Another process is training the run in {self.path}.") from None
         except OSError as error:
-            raise _cannot_write(self.path, error) from None
+            raise files.cannot_write(self.path, error) from None
         if (self.path / "config.json").exists():
             self._compare(config)
 
@@ -96,8 +91,8 @@ class RunFolder:
             check_data(self.path, dataset)
             return
         with self.writing():
-            write_text(self.path / "flags.txt", config.flag_file())
-            write_json(self.path / "config.json", record)
+            files.write_text(self.path / "flags.txt", config.flag_file())
+            files.write_json(self.path / "config.json", record)
 
     @contextlib.contextmanager
     def writing(self, *errors: type[Exception]) -> Iterator[None]:
@@ -125,13 +120,13 @@ class RunFolder:
 
     def write_result(self, result: dict[str, typing.Any]) -> None:
         """Writes result.json, which marks the run as finished."""
-        write_json(self.path / "result.json", result)
+        files.write_json(self.path / "result.json", result)
 
     def write_metrics(self, rows: Sequence[dict[str, float]]) -> None:
         """Replaces metrics.csv by `rows`, dicts with the same keys."""
         lines = [",".join(rows[0])] if rows else []
         lines += [",".join(f"{value:.10g}" for value in row.values()) for row in rows]
-        write_text(self.path / "metrics.csv", "\n".join(lines) + "\n")
+        files.write_text(self.path / "metrics.csv", "\n".join(lines) + "\n")
 
 
 def versions() -> dict[str, str]:
@@ -145,32 +140,6 @@ def run_path(config: Config) -> pathlib.Path:
     return pathlib.Path(config.logdir) / config.name
 
 
-def make_folder(path: str | os.PathLike[str], flag: str = "--logdir") -> pathlib.Path:
-    """Makes a folder that can be written, its parents too, where there is none yet; its path.
-
-    Args:
-      path: of the folder.
-      flag: by which a user can choose another.
-
-    Raises:
-      RunError: that is not possible.
-    """
-    path = pathlib.Path(path)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        probe = path / f".{os.getpid()}.tmp"
-        probe.touch()
-        probe.unlink(missing_ok=True)
-    except (OSError, UnicodeEncodeError) as error:  # the second in a locale without its letters
-        raise _cannot_write(path, error, flag) from None
-    return path
-
-
-def _cannot_write(path: pathlib.Path, error: Exception, flag: str = "--logdir") -> RunError:
-    reason = getattr(error, "strerror", error)
-    return RunError(f"Cannot write the folder {path}: {reason}; choose another with {flag}.")
-
-
 def read_config(path: str | os.PathLike[str]) -> Config:
     """The configuration that a run's folder was started with.
 
@@ -181,7 +150,7 @@ def read_config(path: str | os.PathLike[str]) -> Config:
     if not file.exists():
         raise RunError(f"{path} is not the folder of a run: it has no config.json.")
     with _reading(file):
-        return Config.from_dict(read_json(file)["config"])
+        return Config.from_dict(files.read_json(file)["config"])
 
 
 def read_result(path: str | os.PathLike[str]) -> dict[str, typing.Any] | None:
@@ -190,7 +159,7 @@ def read_result(path: str | os.PathLike[str]) -> dict[str, typing.Any] | None:
     if not file.exists():
         return None
     with _reading(file):
-        return read_json(file)
+        return files.read_json(file)
 
 
 def read_metrics(
@@ -213,7 +182,7 @@ def check_data(path: str | os.PathLike[str], dataset: Dataset) -> None:
     """Raises RunError unless the run in folder `path` was started with these data."""
     file = pathlib.Path(path) / "config.json"
     with _reading(file):
-        begun_with = read_json(file)["data"]["checksum"]
+        begun_with = files.read_json(file)["data"]["checksum"]
     if begun_with != dataset.checksum:
         raise RunError(
             f"The run in {path} was started with other data (checksum {begun_with[:12]}…, "
@@ -228,30 +197,3 @@ def _reading(file: pathlib.Path) -> Iterator[None]:
         yield
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise RunError(f"Cannot read {file}: {type(error).__name__}: {error}") from None
-
-
-def read_json(path: str | os.PathLike[str]) -> typing.Any:
-    """The contents of a JSON file."""
-    return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-
-
-def write_json(path: str | os.PathLike[str], value: object) -> None:
-    """Writes `value` as JSON, replacing the file in one move."""
-    write_text(path, json.dumps(value, indent=2) + "\n")
-
-
-def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Writes a text file, replacing the old one in one move once the new one is on disk."""
-    path = pathlib.Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    for tries_left in reversed(range(_TRIES)):
-        try:
-            return os.replace(temporary, path)
-        except PermissionError:  # on Windows, while somebody reads the old one
-            if not tries_left:
-                raise
-            time.sleep(_SECONDS_BETWEEN_TRIES)

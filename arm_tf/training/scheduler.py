@@ -19,8 +19,9 @@ import sys
 import threading
 import time
 
+from arm_tf.errors import ConfigError, RunError
 from arm_tf.training import run_folder
-from arm_tf.training.config import Config, ConfigError
+from arm_tf.training.config import Config
 from arm_tf.training.workers import Stop
 
 
@@ -45,7 +46,7 @@ class Job:
     @property
     def progress(self):
         """Fraction of the epochs that have been evaluated."""
-        with contextlib.suppress(run_folder.RunError, KeyError):
+        with contextlib.suppress(RunError, KeyError):
             rows = run_folder.read_metrics(self.path)
             return rows[-1]["epoch"] / self.config.epochs if rows else 0.0
         return 0.0
@@ -182,7 +183,7 @@ def ray_tasks(address):
     except ImportError:
         raise ConfigError("--address needs Ray; pip install 'arm_tf[sweep]'.") from None
     except ConnectionError as error:
-        raise run_folder.RunError(f"No Ray cluster at --address={address}: {error}") from None
+        raise RunError(f"No Ray cluster at --address={address}: {error}") from None
     train = ray.remote(num_cpus=1, max_retries=0)(_train_in_task)
     tasks = []
 

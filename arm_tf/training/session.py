@@ -8,9 +8,9 @@ import tensorflow as tf
 import tqdm
 
 from arm_tf import noise
+from arm_tf.errors import RunError
 from arm_tf.training import bounds, checkpoints, run_folder, steps
 from arm_tf.training.run import Run
-from arm_tf.training.run_folder import RunError
 from arm_tf.training.workers import ALONE, Stop, Stopped
 
 

@@ -5,6 +5,8 @@ import pathlib
 import statistics
 import typing
 
+from arm_tf import files
+from arm_tf.errors import RunError
 from arm_tf.training import run_folder, scheduler, workers
 
 _FIGURES = ("test_nll", "test_neg_elbo", "valid_nll")
@@ -68,7 +70,7 @@ def run(configs):
         return None
     failed = [job.config.seed for job in jobs if job.failures]
     if failed:
-        raise run_folder.RunError(
+        raise RunError(
             f"The trials with seed {', '.join(map(str, failed))} failed; see their output "
             "above. The same command tries them again."
         )
@@ -96,7 +98,7 @@ def summarise(configs):
     if name == first.name:  # the digest of further settings follows the seed
         name = first.name.replace(f"-seed{first.seed}-", "-")
     file = pathlib.Path(first.logdir) / f"{name}-seeds{first.seed}to{last.seed}.json"
-    run_folder.write_json(file, summary)
+    files.write_json(file, summary)
     bounds = summary["test_nll"]["trials"]
     print(
         f"Test bound on -{first.likelihood} over {len(configs)} trials: {Figure.of(bounds)} nats "

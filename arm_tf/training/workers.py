@@ -19,8 +19,7 @@ from collections.abc import Iterator
 
 import psutil
 
-from arm_tf.training.config import ConfigError
-from arm_tf.training.run_folder import RunError
+from arm_tf.errors import ConfigError, RunError
 
 STOP_SIGNALS = tuple(  # SIGBREAK, Ctrl-Break, is what one process can send another on Windows
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name)
