@@ -55,6 +55,7 @@ setup(
             "build>=1",
             "hypothesis>=6",
             "jax>=0.6.2,<0.11",
+            "mypy>=1.15,<3",
             "pytest>=8",
             "pytest-xdist>=3",
             "ray[default]>=2.40,<3",

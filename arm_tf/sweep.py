@@ -10,8 +10,11 @@ trained on a Ray cluster, whose machines must all see --logdir; that needs the e
 
 import dataclasses
 import itertools
+import os
 import pathlib
 import time
+import typing
+from collections.abc import Callable, Sequence
 
 from absl import flags
 
@@ -23,8 +26,16 @@ from arm_tf.training.workers import usable_cores
 
 _SECONDS_BETWEEN_VIEWS = 10
 
+_Number = typing.TypeVar("_Number", int, float)
 
-def grid(flag_files, overrides, estimators=(), learning_rates=(), seeds=()):
+
+def grid(
+    flag_files: Sequence[str | os.PathLike[str]],
+    overrides: Sequence[str],
+    estimators: Sequence[str] = (),
+    learning_rates: Sequence[float] = (),
+    seeds: Sequence[int] = (),
+) -> list[scheduler.Job]:
     """The cells of a sweep.
 
     Args:
@@ -41,7 +52,7 @@ def grid(flag_files, overrides, estimators=(), learning_rates=(), seeds=()):
     varied = {"estimator": estimators, "learning_rate": learning_rates, "seed": seeds}
     varied = {name: list(dict.fromkeys(values)) for name, values in varied.items() if values}
     cells = []
-    for file in flag_files or [None]:
+    for file in flag_files or [""]:
         parsed = flags.FlagValues()
         cli.define_flags(parsed)
         try:
@@ -53,10 +64,10 @@ def grid(flag_files, overrides, estimators=(), learning_rates=(), seeds=()):
             raise ConfigError("--name is not for a sweep, whose runs are named by their settings.")
         config = cli.config_from_flags(parsed)
         for values in itertools.product(*varied.values()):
-            settings = dict(zip(varied, values, strict=True))
+            settings: dict[str, typing.Any] = dict(zip(varied, values, strict=True))
             source = pathlib.Path(file).stem if file else "defaults"
             cells.append(scheduler.Job(dataclasses.replace(config, **settings), source))
-    by_path = {}
+    by_path: dict[pathlib.Path, scheduler.Job] = {}
     for cell in cells:
         other = by_path.setdefault(cell.path, cell)
         if other.config != cell.config:
@@ -67,14 +78,14 @@ def grid(flag_files, overrides, estimators=(), learning_rates=(), seeds=()):
     return cells
 
 
-def summarise(cells):
+def summarise(cells: Sequence[scheduler.Job]) -> list[dict[str, typing.Any]]:
     """For each flag file and estimator the learning rate of the best validation, and its bounds.
 
     Returns:
       Dicts with "source", "estimator", "learning_rate", "valid_nll" (a mean over seeds), "test_nll"
       (each seed's), "mean", "deviation", and "tried" (validation bounds by learning rate).
     """
-    groups = {}
+    groups: dict[tuple[str, str], dict[float, list[dict[str, typing.Any]]]] = {}
     for cell in cells:
         if cell.result:
             group = groups.setdefault((cell.source, cell.config.estimator), {})
@@ -85,7 +96,7 @@ def summarise(cells):
             rate: trials.Figure.of(result["valid_nll"] for result in results).mean
             for rate, results in by_rate.items()
         }
-        best = min(tried, key=tried.get)
+        best = min(tried, key=tried.__getitem__)
         bounds = [result["test_nll"] for result in by_rate[best]]
         rows.append(
             {
@@ -101,7 +112,7 @@ def summarise(cells):
     return sorted(rows, key=lambda row: (row["source"], row["mean"]))
 
 
-def markdown(rows, likelihood="log p"):
+def markdown(rows: Sequence[dict[str, typing.Any]], likelihood: str = "log p") -> str:
     """The rows of `summarise` as a Markdown table, and in its head what the bounds are on."""
     lines = [
         f"| flag file | estimator | learning rate | validation | test −{likelihood} ≤ | trials |",
@@ -116,15 +127,15 @@ def markdown(rows, likelihood="log p"):
     return "\n".join(lines) + "\n"
 
 
-def _numbers(name, kind):
+def _numbers(name: str, kind: Callable[[str], _Number]) -> list[_Number]:
     try:
-        return [kind(text) for text in flags.FLAGS[name].value]
+        return [kind(text) for text in getattr(flags.FLAGS, name)]
     except ValueError:
-        given = ",".join(flags.FLAGS[name].value)
+        given = ",".join(getattr(flags.FLAGS, name))
         raise ConfigError(f"--{name} must be numbers with commas, received {given!r}.") from None
 
 
-def main():
+def main() -> None:
     values = flags.FLAGS
     own = {"objective", *(field.name for field in dataclasses.fields(Config))}
     overrides = [values[name].serialize() for name in sorted(own) if values[name].present]

@@ -58,6 +58,7 @@ class BinaryNetwork(keras.Model):
         output_bias: str = "zeros",
         pixel_mean: np.ndarray | None = None,
         seed: int = 0,
+        *,
         seen: slice = slice(None),
         drawn: slice = slice(None),
         **kwargs: typing.Any,
@@ -67,7 +68,8 @@ class BinaryNetwork(keras.Model):
         self._hidden_layers = choose("network", network, {"linear": 0, "nonlinear": 2})
         self._leaky_slope = leaky_slope
         self._code_scaling = choose("code_scaling", code_scaling, _SCALINGS)
-        scalings, biases = dict(_SCALINGS), {"zeros": "zeros"}
+        scalings = dict(_SCALINGS)
+        biases: dict[str, str | Callable[..., tf.Tensor]] = {"zeros": "zeros"}
         if pixel_mean is not None:
             mean = np.asarray(pixel_mean)
             scalings["centered"] = (1.0, -mean[seen])

@@ -1,7 +1,5 @@
 """One run: its model, its optimisers, and the position that checkpoints keep."""
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import json
@@ -23,10 +21,7 @@ from arm_tf.training.feed import Feed
 from arm_tf.training.journal import Journal, pages
 from arm_tf.training.learner import Learner
 from arm_tf.training.run_folder import RunFolder
-from arm_tf.training.workers import ALONE, Cluster
-
-if typing.TYPE_CHECKING:
-    from arm_tf.training.session import Stop
+from arm_tf.training.workers import ALONE, Cluster, Stop
 
 
 class Run:

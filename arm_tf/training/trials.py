@@ -4,10 +4,12 @@ import dataclasses
 import pathlib
 import statistics
 import typing
+from collections.abc import Iterable, Sequence
 
 from arm_tf import files
 from arm_tf.errors import RunError
 from arm_tf.training import run_folder, scheduler, workers
+from arm_tf.training.config import Config
 
 _FIGURES = ("test_nll", "test_neg_elbo", "valid_nll")
 
@@ -24,18 +26,18 @@ class Figure(typing.NamedTuple):
     deviation: float | None
 
     @classmethod
-    def of(cls, values):
+    def of(cls, values: Iterable[float]) -> "Figure":
         """The figure of a sequence of floats, one a trial."""
         values = list(values)
         deviation = statistics.stdev(values) if len(values) > 1 else None
         return cls(statistics.fmean(values), deviation)
 
-    def __str__(self):
+    def __str__(self) -> str:
         deviation = "" if self.deviation is None else f" ± {self.deviation:.2f}"
         return f"{self.mean:.2f}{deviation}"
 
 
-def configurations(config, trials):
+def configurations(config: Config, trials: int) -> list[Config]:
     """The configurations of `trials` trials, with the seeds that follow `config.seed`; a list."""
     seeds = range(config.seed, config.seed + trials)
     name = config.asked("name")
@@ -44,7 +46,7 @@ def configurations(config, trials):
     ]
 
 
-def run(configs):
+def run(configs: Sequence[Config]) -> dict[str, typing.Any] | None:
     """Trains each configuration in a process of its own, several at once, and sums them up.
 
     There are as many processes as cores, each with its share of threads: more of either slow one
@@ -77,20 +79,23 @@ def run(configs):
     return summarise(configs)
 
 
-def concurrency(trials):
+def concurrency(trials: int) -> int:
     """How many of a number of trials run at once; int."""
     return min(trials, workers.usable_cores())
 
 
-def summarise(configs):
+def summarise(configs: Sequence[Config]) -> dict[str, typing.Any]:
     """Writes, and returns, the figures of finished trials one by one and together.
 
     The file is `logdir/NAME.json`, NAME that of the first trial with all seeds. Figures are in
     nats; "deviation" is the standard deviation between trials.
     """
     first, last = configs[0], configs[-1]
-    results = [run_folder.read_result(run_folder.run_path(config)) for config in configs]
-    summary = {"seeds": [c.seed for c in configs], "runs": [c.name for c in configs]}
+    results = [run_folder.read_result(run_folder.run_path(config)) or {} for config in configs]
+    summary: dict[str, typing.Any] = {
+        "seeds": [c.seed for c in configs],
+        "runs": [c.name for c in configs],
+    }
     for figure in _FIGURES:
         values = [result[figure] for result in results]
         summary[figure] = {"trials": values, **Figure.of(values)._asdict()}
@@ -108,5 +113,5 @@ def summarise(configs):
     return summary
 
 
-def _print_with_seed(config, line):
+def _print_with_seed(config: Config, line: str) -> None:
     print(f"[seed {config.seed}] {line}", end="", flush=True)

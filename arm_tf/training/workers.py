@@ -35,7 +35,7 @@ class Stopped(Exception):
 class Stop:
     """Notes SIGINT and SIGTERM while it is entered, for the run to stop where it is safe to."""
 
-    def __enter__(self):
+    def __enter__(self) -> "Stop":
         self.requested = False
         self._handlers = {}
         if threading.current_thread() is threading.main_thread():
@@ -43,14 +43,14 @@ class Stop:
                 self._handlers[number] = signal.signal(number, self._request)
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
-    def _request(self, number, frame):
+    def _request(self, number: int, frame: object) -> None:
         self.requested = True
 
-    def check(self, *_):
+    def check(self, *_: object) -> None:
         """Raises Stopped once a stop was requested."""
         if self.requested:
             raise Stopped
