@@ -26,9 +26,9 @@ class StochasticBinary(keras.layers.Layer):
 
     - `layer(logits)` samples b, [..., V]. In an `arm_tf.StochasticModel` the estimator trains the
       layers below under whatever loss the model is compiled with. Without one, the samples of an
-      estimator that is a derivative of sampling (`concrete`, `st`, `st_annealed`, `st_gumbel`,
-      `darn`) have that derivative, and the net trains by plain backpropagation; a sample of
-      another estimator has none, and asking for a gradient through it raises an error in place of
+      estimator that is a derivative of sampling (`concrete`, `darn`, `st` and their like, whose
+      rows have a `relaxation`) have that derivative, and the net trains by plain backpropagation; a
+      sample of another has none, and asking for a gradient through it raises an error in place of
       leaving the layers below untrained. `concrete` gives relaxed samples, numbers between 0
       and 1, but where `training=False`.
     - `layer(logits, f=f)` estimates E[f(b)] as `arm_tf.expectation` does, float [...] for logits
@@ -62,7 +62,7 @@ class StochasticBinary(keras.layers.Layer):
         options = {name: kwargs.pop(name) for name in estimators.OPTIONS if name in kwargs}
         super().__init__(**kwargs)
         row, self.num_samples = estimators.check(estimator, num_samples, options=options)
-        self.estimator = estimator
+        self.estimator = row.name
         self.options = options
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)

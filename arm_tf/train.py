@@ -31,6 +31,8 @@ def main() -> None:
         print(estimators.describe())
         return
     config = cli.config_from_flags()
+    if flags.FLAGS.estimator in estimators.ALIASES:
+        print(f"{flags.FLAGS.estimator} is {config.estimator}, for binary units.")
     if flags.FLAGS.trials < 1:
         raise ConfigError(
             f"--trials must be an integer of at least 1, received {flags.FLAGS.trials}."

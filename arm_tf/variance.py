@@ -66,7 +66,7 @@ def main() -> None:
             raise ConfigError(
                 f"--estimators: {name!r} has the gradient of another objective, {row.objective}."
             )
-        num_samples[name] = samples_within(name, values.evaluations, config.units)
+        num_samples[row.name] = samples_within(name, values.evaluations, config.units)
     dataset = config.load_data()
     files.make_folder(out, "--out")
 

@@ -1,5 +1,6 @@
 """Every estimator against exact gradients."""
 
+import dataclasses
 import re
 
 import numpy as np
@@ -11,7 +12,8 @@ import tensorflow as tf
 from matplotlib.mathtext import MathTextParser
 
 import arm_tf
-from arm_tf import estimators
+from arm_tf import bernoulli, estimators
+from arm_tf.training.config import Config
 
 RNG = np.random.default_rng(0)
 LOGITS = {size: RNG.normal(scale=1.5, size=size) for size in (1, 2, 3, 4)}
@@ -277,6 +279,39 @@ def test_arm_merges_ar_at_u_and_one_minus_u():
     _, arm = gradient_at("arm", f, logits, tf.constant(u))
     halves = [gradient_at("ar", f, logits, tf.constant(v))[1] for v in (u, 1 - u)]
     np.testing.assert_allclose(arm, np.mean(halves, axis=0), atol=1e-12)
+
+
+@pytest.mark.parametrize("alias, name", sorted(estimators.ALIASES.items()))
+def test_alias_stands_for_a_row(alias, name):
+    assert alias not in estimators.TABLE and estimators.get(alias) is estimators.TABLE[name]
+    config = Config(estimator=alias, units=5, track_variance=("arm", alias))
+    assert (config.estimator, config.track_variance) == (name, ("arm", name))
+    assert config == Config.from_dict({**dataclasses.asdict(config), "estimator": alias})
+    assert arm_tf.StochasticBinary(alias).get_config()["estimator"] == name
+    assert f"| `{name}`, " in estimators.markdown() and alias in estimators.describe()
+
+
+def test_half_the_samples_variance_has_the_gradient_of_leave_one_out():
+    """VarGrad: of log q - log p, the samples held fixed."""
+    logits, u = tf.constant(LOGITS[3]), tf.constant(RNG.uniform(size=(4, 3)))
+    b = bernoulli.sample(logits, u)
+    with tf.GradientTape() as tape:
+        tape.watch(logits)
+        log_ratio = bernoulli.log_prob(b, logits) - quadratic(3)(b)
+        loss = tf.reduce_sum((log_ratio - tf.reduce_mean(log_ratio)) ** 2) / (2 * 3)
+    f = lambda b: quadratic(3)(b) - bernoulli.log_prob(b, tf.constant(LOGITS[3]))
+    _, loo = gradient_at("loo", f, logits, u, 4)
+    np.testing.assert_allclose(-tape.gradient(loss, logits), loo, atol=1e-12)
+
+
+def test_bitflip_averages_to_local_expectations_over_its_unit():
+    logits, u = RNG.normal(size=(1, 3)), RNG.uniform(size=(1, 1, 3))
+    tiled = np.tile(logits, (3, 1))
+    noise = np.stack([np.tile(u[0], (3, 1)), np.tile([[1 / 6], [1 / 2], [5 / 6]], 3)])
+    _, flips = gradient_at("bitflip", quadratic(3), tiled, noise)
+    assert (np.count_nonzero(flips, axis=0) == 1).all()
+    _, legrad = gradient_at("legrad", quadratic(3), logits, u)
+    np.testing.assert_allclose(flips.mean(0, keepdims=True), legrad, atol=1e-12)
 
 
 def test_unknown_name_is_refused_with_the_known_ones():

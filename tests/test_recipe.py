@@ -57,7 +57,7 @@ styles = {name: figures.estimator_style(name) for name in names}
 print(json.dumps({
     "names": names,
     "styles": len({str(style) for style in styles.values()}),
-    "colour": styles["constant_baseline"][0] in {styles[n][0] for n in names[:27]},
+    "colour": styles["constant_baseline"][0] in {styles[n][0] for n in names[:-31]},
     "table": "| `constant_baseline` | score function with a constant" in estimators.markdown(),
 }))
 """

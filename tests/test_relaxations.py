@@ -11,13 +11,15 @@ import tensorflow as tf
 import test_models
 from proofs import f_of
 from proofs.relaxation import latent_grid, quadrature, sigmoid, straight_slopes
+from proofs.straight_through import WEIGHTS
 
 import arm_tf
 from arm_tf import bernoulli, estimators
 from arm_tf.estimators import relaxation
 from arm_tf.expectation import GradientEstimator
 
-FAMILY = sorted(n for n, row in estimators.TABLE.items() if row.family == "relaxation")
+FAMILIES = ("relaxation", "straight_through")
+FAMILY = sorted(n for n, row in estimators.TABLE.items() if row.family in FAMILIES)
 UNBIASED = [name for name in FAMILY if not estimators.TABLE[name].biased]
 LOGITS = {1: np.array([0.8]), 2: np.array([-0.9, 0.6]), 3: np.array([0.4, -1.1, 0.7])}
 
@@ -89,9 +91,9 @@ def test_mean_of_three_units_is_the_exact_gradient(name, monkeypatch, seed=0):
     assert (z_scores(grads, expected) < 6).all()
     assert (z_scores(grads + 0.05 * expected, expected) > 6).any()
     if name != "muprop":
-        latent = relaxation._latent_given_sample
+        latent = relaxation.latent_given_sample
         forget = lambda *args: (latent(*args)[0], tf.zeros_like(latent(*args)[1]))
-        monkeypatch.setattr(relaxation, "_latent_given_sample", forget)
+        monkeypatch.setattr(relaxation, "latent_given_sample", forget)
         grads = sampled_gradients(name, logits, 50_000, np.random.default_rng(seed))
         assert (z_scores(grads, expected) > 6).any()
 
@@ -190,7 +192,13 @@ def test_darn_is_exact_for_quadratic_f_and_straight_through_for_linear_f():
         np.testing.assert_allclose(over_samples(name, LOGITS[2], f=f), exact, atol=1e-11)
 
 
-@pytest.mark.parametrize("name", ["st", "st_annealed", "darn"])
+def weight_of(name, bit, phi):
+    """The derivative of a sample of given value, with the estimator's default settings."""
+    options = {option.name: option.default for option in estimators.TABLE[name].options}
+    return WEIGHTS[name](bit, phi, options) if options else straight_slopes(name, bit, phi)
+
+
+@pytest.mark.parametrize("name", ["st", "st_annealed", "darn", "reinmax", "mve", "gapped_st"])
 def test_straight_through_goes_through_later_layers(name):
     """By enumeration: b_1 acts on f itself, and by the logits of b_2 on b_2."""
     model = test_models.make_model(2, units=1)
@@ -214,8 +222,8 @@ def test_straight_through_goes_through_later_layers(name):
         direct, through = tape.gradient(log_w, [b_1, b_2])
         weight = np.squeeze(model.encoder[1].get_weights()[0])
         p_1, p_2 = sigmoid(logits_1.numpy().item()), sigmoid(logits_2.numpy().item())
-        slope_1 = straight_slopes(name, bits[0], logits_1.numpy().item())
-        slope_2 = straight_slopes(name, bits[1], logits_2.numpy().item())
+        slope_1 = weight_of(name, bits[0], logits_1.numpy().item())
+        slope_2 = weight_of(name, bits[1], logits_2.numpy().item())
         probability = (p_1 if bits[0] else 1 - p_1) * (p_2 if bits[1] else 1 - p_2)
         expected += probability * slope_1 * (direct + through * slope_2 * weight).numpy().item()
     np.testing.assert_allclose(got, [expected], rtol=0, atol=1e-12)
@@ -251,7 +259,7 @@ def test_latent_given_sample_is_that_of_the_same_sign():
     args = [tf.constant(np.broadcast_to(a, u.shape).astype(float)) for a in (logits, b, v)]
     with tf.GradientTape() as tape:
         tape.watch(args[0])
-        y, slopes = relaxation._latent_given_sample(*args)
+        y, slopes = relaxation.latent_given_sample(*args)
     np.testing.assert_allclose(y, relaxation._latent(logits, tf.constant(u)), rtol=1e-9)
     np.testing.assert_allclose(slopes, tape.gradient(y, args[0]), rtol=1e-9)
 

@@ -45,6 +45,7 @@ FAMILIES = (  # modules of this folder in the table's order; others come after t
     "control_variates",
     "relaxation",
     "multisample",
+    "straight_through",
 )
 
 _Function = typing.TypeVar("_Function", bound=Callable)
@@ -143,6 +144,8 @@ class Estimator:
       rule: whether it is no estimator but a rule to train the encoder of a generative model by,
         which the model carries out. Its function maps log q(b|x) of K pairs that the model dreamt,
         float [K, ...], to what the encoder ascends, [...].
+      aliases: a tuple of other names, of estimators that for binary units are this one; its
+        function's docstring says why.
     """
 
     name: str
@@ -168,6 +171,7 @@ class Estimator:
     objective: str = "elbo"
     joint: bool = False
     rule: bool = False
+    aliases: tuple = ()
 
     def __call__(
         self,
@@ -199,6 +203,7 @@ class Estimator:
 
 
 TABLE: dict[str, Estimator] = {}
+ALIASES: dict[str, str] = {}  # other names, with those in the table
 OPTIONS: dict[str, Option] = {}  # of all estimators, by name
 
 
@@ -225,6 +230,7 @@ def estimator(name: str, **row: typing.Any) -> Callable[[_Function], _Function]:
                     "give it another name, or the same default, help and limit."
                 )
         TABLE[name] = new
+        ALIASES.update(dict.fromkeys(new.aliases, name))
         return function
 
     return register
@@ -242,14 +248,15 @@ _register_all()
 
 
 def get(name: str) -> Estimator:
-    """The table's row for `name`.
+    """The table's row for `name`, or for what it is an alias of.
 
     Raises:
       ValueError: there is no such estimator; the message lists those there are.
     """
-    if name not in TABLE:
+    row = TABLE.get(ALIASES.get(name, name))
+    if row is None:
         raise ValueError(f"Unknown estimator {name!r}; known are {', '.join(sorted(TABLE))}.")
-    return TABLE[name]
+    return row
 
 
 def check(
@@ -305,6 +312,7 @@ def describe() -> str:
     lines = [
         f"{name:20}{row.cost + ' evaluations':26}"
         f"{'biased' if row.biased else 'unbiased':10}{row.summary} ({row.source})"
+        f"{'; also ' * bool(row.aliases)}{', '.join(row.aliases)}"
         for name, row in sorted(TABLE.items())
     ]
     return "\n".join(lines)
@@ -313,9 +321,10 @@ def describe() -> str:
 def markdown() -> str:
     """The table in Markdown, as README.md and the documentation show it."""
     lines = ["| `--estimator` | what | evaluations of f | bias | source |", "|---|---|---|---|---|"]
+    names = lambda row: ", ".join(f"`{name}`" for name in (row.name, *row.aliases))
     lines += [
-        f"| `{name}` | {row.summary} | {row.cost} | {'yes' if row.biased else 'none'} | "
+        f"| {names(row)} | {row.summary} | {row.cost} | {'yes' if row.biased else 'none'} | "
         f"[{row.source}]({row.link}) |"
-        for name, row in TABLE.items()
+        for row in TABLE.values()
     ]
     return "\n".join(lines) + "\n"

@@ -62,6 +62,7 @@ def arm(f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor) -> Estimat
     evaluations=lambda k, v: 2 * k,
     cost="2K",
     width=lambda k, v: 2 * k,
+    aliases=("u2g",),
 )
 def disarm(f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor) -> Estimate:
     """ARM with the noise integrated out given the pair (Dong, Mnih & Tucker 2020, eq. 8).

@@ -26,7 +26,7 @@ if typing.TYPE_CHECKING:
 else:
     tf, bernoulli = lazy("tensorflow"), lazy("arm_tf.bernoulli")
 
-_TEMPERATURE = Option(
+TEMPERATURE = Option(
     "temperature", 0.5, "Temperature of relaxations, where it is not learned.", low=1e-3
 )
 _HIDDEN = 137
@@ -51,7 +51,7 @@ def concrete_sample(
     biased=True,
     derivative=True,
     relaxation=concrete_sample,
-    options=(_TEMPERATURE,),
+    options=(TEMPERATURE,),
 )
 def concrete(
     f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor, temperature: float = 0.5
@@ -79,7 +79,7 @@ def concrete(
 
 def st_sample(logits: tf.Tensor, u: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
     """b with the derivative p (1 - p), and no next parameters."""
-    return _sloping_sample(logits, u, _st_slope), {}
+    return sloping_sample(logits, u, _st_slope), {}
 
 
 @estimator(
@@ -104,11 +104,11 @@ def st(f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor) -> Estimate
     Raises:
       ValueError: f is not differentiable in b.
     """
-    return _straight_through("st", f, logits, u, _st_slope)
+    return straight_through("st", f, logits, u, _st_slope)
 
 
 def _st_slope(logits: tf.Tensor, u: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
-    return _sigmoid_slope(logits)
+    return sigmoid_slope(logits)
 
 
 def st_annealed_sample(
@@ -116,7 +116,7 @@ def st_annealed_sample(
 ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
     """b with the derivative slope p (1 - p), and the next slope."""
     slope, new_parameters = _annealed(parameters)
-    return _sloping_sample(logits, u, slope), new_parameters
+    return sloping_sample(logits, u, slope), new_parameters
 
 
 def st_annealed_parameters(units: int) -> dict[str, float]:
@@ -152,7 +152,7 @@ def st_annealed(
       ValueError: f is not differentiable in b.
     """
     slope, new_parameters = _annealed(parameters)
-    estimate = _straight_through("st_annealed", f, logits, u, slope)
+    estimate = straight_through("st_annealed", f, logits, u, slope)
     return estimate._replace(new_parameters=new_parameters)
 
 
@@ -161,7 +161,7 @@ def _annealed(
 ) -> tuple[Callable[..., tf.Tensor], dict[str, tf.Tensor]]:
     """The derivative of a sample at the present slope, and the next slope."""
     slope = parameters["slope"]
-    derivative = lambda logits, u, b: slope * _sigmoid_slope(slope * logits)
+    derivative = lambda logits, u, b: slope * sigmoid_slope(slope * logits)
     return derivative, {"slope": tf.minimum(slope + 0.04 / 1000, 5.0)}
 
 
@@ -169,7 +169,7 @@ def st_gumbel_sample(
     logits: tf.Tensor, u: tf.Tensor, temperature: float = 0.5
 ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
     """b with the derivative x (1 - x) / temperature, and no next parameters."""
-    return _sloping_sample(logits, u, _gumbel_slope(temperature)), {}
+    return sloping_sample(logits, u, _gumbel_slope(temperature)), {}
 
 
 @estimator(
@@ -184,7 +184,7 @@ def st_gumbel_sample(
     biased=True,
     derivative=True,
     relaxation=st_gumbel_sample,
-    options=(_TEMPERATURE,),
+    options=(TEMPERATURE,),
 )
 def st_gumbel(
     f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor, temperature: float = 0.5
@@ -201,7 +201,7 @@ def st_gumbel(
     Raises:
       ValueError: f is not differentiable in b.
     """
-    return _straight_through("st_gumbel", f, logits, u, _gumbel_slope(temperature))
+    return straight_through("st_gumbel", f, logits, u, _gumbel_slope(temperature))
 
 
 def _gumbel_slope(temperature: float) -> Callable[..., tf.Tensor]:
@@ -216,7 +216,7 @@ def _gumbel_slope(temperature: float) -> Callable[..., tf.Tensor]:
 
 def darn_sample(logits: tf.Tensor, u: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
     """b with the derivative (b - 1/2) (b - p), and no next parameters."""
-    return _sloping_sample(logits, u, _darn_slope), {}
+    return sloping_sample(logits, u, _darn_slope), {}
 
 
 @estimator(
@@ -228,6 +228,7 @@ def darn_sample(logits: tf.Tensor, u: tf.Tensor) -> tuple[tf.Tensor, dict[str, t
     biased=True,
     derivative=True,
     relaxation=darn_sample,
+    aliases=("zgr",),
 )
 def darn(f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor) -> Estimate:
     """The 1/2 estimator of deep autoregressive networks (Gregor et al. 2014).
@@ -238,13 +239,14 @@ def darn(f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor) -> Estima
 
     Exact in expectation if f is quadratic in each unit and there is no later layer, otherwise
     biased. Later layers are sampled, with (b - 1/2) (b - sigmoid(logits)) for the derivative of a
-    sample in its logits. K evaluations and derivatives of f. Arguments and results as in
-    `arm_tf.estimators`.
+    sample in its logits. For bits it is also `reinmax` at temperature 1, and the limit of
+    `st_gumbel_rao` as the temperature falls, known as ZGR. K evaluations and derivatives of f.
+    Arguments and results as in `arm_tf.estimators`.
 
     Raises:
       ValueError: f is not differentiable in b.
     """
-    return _straight_through("darn", f, logits, u, _darn_slope)
+    return straight_through("darn", f, logits, u, _darn_slope)
 
 
 def _darn_slope(logits: tf.Tensor, u: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
@@ -409,7 +411,7 @@ def relax(
     return _with_control(control, f, logits, u, parameters)
 
 
-def _straight_through(
+def straight_through(
     name: str,
     f: Callable[..., tf.Tensor],
     logits: tf.Tensor,
@@ -417,14 +419,14 @@ def _straight_through(
     slope: Callable[..., tf.Tensor],
 ) -> Estimate:
     """Estimate where sampling is said to have the derivative slope(logits, u, b), in all layers."""
-    sample = functools.partial(_sloping_sample, slope=slope)
+    sample = functools.partial(sloping_sample, slope=slope)
     b = bernoulli.sample(logits, u)
     f_b, slopes = differentiate(name, functools.partial(f, sample=sample), b)
     grad_logits = tf.reduce_mean(slopes * slope(logits, u, b), axis=0)
     return Estimate(tf.reduce_mean(f_b, axis=0), grad_logits)
 
 
-def _sloping_sample(logits: tf.Tensor, u: tf.Tensor, slope: Callable[..., tf.Tensor]) -> tf.Tensor:
+def sloping_sample(logits: tf.Tensor, u: tf.Tensor, slope: Callable[..., tf.Tensor]) -> tf.Tensor:
     """b = 1[u < sigmoid(logits)] with slope(logits, u, b) for its derivative in the logits."""
     b = bernoulli.sample(logits, u)
     line = tf.stop_gradient(slope(logits, u, b)) * logits
@@ -442,7 +444,7 @@ def _with_control(
     u, v = tf.split(u, 2)
     b = bernoulli.sample(logits, u)
     f_b = f(b)
-    y, y_slopes = _latent_given_sample(logits, b, v)
+    y, y_slopes = latent_given_sample(logits, b, v)
     z = tf.concat([_latent(logits, u), y], axis=0)  # [2K, ..., V]
     with tf.GradientTape() as tape:
         tape.watch(parameters)
@@ -481,7 +483,7 @@ def _latent(logits: tf.Tensor, u: tf.Tensor) -> tf.Tensor:
     return logits - _logit(u)
 
 
-def _latent_given_sample(
+def latent_given_sample(
     logits: tf.Tensor, b: tf.Tensor, v: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """The latent z given b, from uniform noise v, and its derivative in the logits, b held fixed.
@@ -501,5 +503,5 @@ def _logit(u: tf.Tensor) -> tf.Tensor:
     return tf.math.log(u) - tf.math.log1p(-u)
 
 
-def _sigmoid_slope(logits: tf.Tensor) -> tf.Tensor:
+def sigmoid_slope(logits: tf.Tensor) -> tf.Tensor:
     return tf.sigmoid(logits) * tf.sigmoid(-logits)

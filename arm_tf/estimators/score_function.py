@@ -187,13 +187,16 @@ def nvil(
         r"\sigma(\phi))"
     ),
     min_samples=2,
+    aliases=("rloo", "vargrad"),
 )
 def loo(f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor) -> Estimate:
     """REINFORCE with the other samples' mean as baseline (Kool et al. 2019).
 
     grad_logits = (1/(K-1)) sum_k (f(b_k) - mean_j f(b_j)) (b_k - sigmoid(logits)),
     which is (1/K) sum_k (f(b_k) - mean_{j != k} f(b_j)) (b_k - sigmoid(logits))
-    (also Salimans & Knowles 2014).
+    (also Salimans & Knowles 2014). It is the gradient of half the samples' variance of f, with the
+    samples held fixed and f = log p - log q a function of the logits, which is VarGrad (Richter et
+    al. 2020).
 
     Unbiased; K >= 2 evaluations of f. Arguments and results as in `arm_tf.estimators`.
     """

@@ -75,7 +75,7 @@ def main() -> None:
         if not 0 < getattr(values, name) < math.inf:
             received = getattr(values, name)
             raise ConfigError(f"--{name} must be a positive number, received {received}.")
-    names = list(dict.fromkeys(values.estimators))
+    names = list(dict.fromkeys(estimators.ALIASES.get(n, n) for n in values.estimators))
     if not names:
         raise ConfigError("--estimators must name at least one estimator.")
     for name in names:

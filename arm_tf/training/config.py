@@ -219,6 +219,8 @@ class Config:
             value = self.asked(field.name)
             if field.name == "decoder_samples" and value in _EARLIER_WORDS.values():
                 value = "shared"
+            if field.name in ("estimator", "track_variance"):
+                value = _without_aliases(value)
             _check(field, value)
             object.__setattr__(self, field.name, value)
         dataset, data_dir = self.dataset, self.data_dir
@@ -341,6 +343,13 @@ class Config:
     def flag_file(self) -> str:
         """The configuration as the text of a flag file, one `--name=value` a line."""
         return flag_file(dataclasses.asdict(self))
+
+
+def _without_aliases(value: typing.Any) -> typing.Any:
+    """A name, or a tuple of names, of estimators as they are in the table."""
+    if isinstance(value, tuple):
+        return tuple(map(_without_aliases, value))
+    return estimators.ALIASES.get(value, value) if isinstance(value, str) else value
 
 
 def flag_file(settings: Mapping[str, typing.Any]) -> str:
