@@ -9,6 +9,7 @@ import re
 import pytest
 
 import arm_tf
+from arm_tf import estimators
 
 ROOT = pathlib.Path(__file__).parents[1]
 _spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
@@ -87,7 +88,8 @@ def test_there_is_one_version():
 
 
 def test_readme_is_short_and_links_to_files():
-    assert len(read("README.md").splitlines()) < 150
+    rows = len(estimators.TABLE)
+    assert len(read("README.md").splitlines()) - rows < 130
     for page in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "runs/results/README.md"):
         for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", read(page)):
             assert (ROOT / page).parent.joinpath(link).exists(), (page, link)

@@ -504,4 +504,5 @@ def _logit(u: tf.Tensor) -> tf.Tensor:
 
 
 def sigmoid_slope(logits: tf.Tensor) -> tf.Tensor:
+    """The sigmoid's derivative, p (1 - p)."""
     return tf.sigmoid(logits) * tf.sigmoid(-logits)
