@@ -6,8 +6,9 @@ import keras
 import tensorflow as tf
 
 from arm_tf.data import Dataset
-from arm_tf.training import checkpoints, moments, steps
+from arm_tf.training import checkpoints, steps
 from arm_tf.training.config import Config
+from arm_tf.training.tracker import VarianceTracker
 
 
 class Learner:
@@ -21,7 +22,7 @@ class Learner:
     Attributes:
       model: `arm_tf.models.BinaryVAE` or `ConditionalNetwork`.
       estimators: a `GradientEstimator` for each stochastic layer.
-      tracker: `arm_tf.training.moments.VarianceTracker`.
+      tracker: `arm_tf.training.tracker.VarianceTracker`.
       groups: variables by the part of the model that they belong to.
       optimizers: Keras optimisers of those parts that have variables.
       take_steps: as of `arm_tf.training.steps.make_steps`.
@@ -31,7 +32,7 @@ class Learner:
     def __init__(self, config: Config, dataset: Dataset, strategy: tf.distribute.Strategy) -> None:
         self.model = steps.build_model(config, dataset)
         self.estimators = steps.build_gradient_estimators(config, self.model)
-        self.tracker = moments.VarianceTracker(
+        self.tracker = VarianceTracker(
             {
                 name: steps.build_gradient_estimators(config, self.model, name)
                 for name in config.track_variance

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import typing
 from collections.abc import Iterator, Sequence
 
 import keras
@@ -15,9 +14,7 @@ from arm_tf.expectation import GradientEstimator
 from arm_tf.models.network import BinaryNetwork
 from arm_tf.training import replicas
 from arm_tf.training.config import Config
-
-if typing.TYPE_CHECKING:
-    from arm_tf.training.moments import VarianceTracker
+from arm_tf.training.tracker import VarianceTracker
 
 _MODELS = {"vae": models.BinaryVAE, "conditional": models.ConditionalNetwork}
 _MODEL_SETTINGS = ("network", "units", "leaky_slope", "input_scaling", "code_scaling",
