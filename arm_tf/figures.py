@@ -8,7 +8,6 @@ import matplotlib
 import numpy as np
 from matplotlib.colors import hsv_to_rgb, to_hex, to_rgb
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter
 from PIL import Image
 
@@ -27,12 +26,8 @@ _DASHES = ("-", (0, (5, 2)), (0, (5, 1.5, 1, 1.5)), (0, (1, 1.5)), (0, (8, 1.5, 
 # Told apart in all common kinds of colour vision (Okabe & Ito 2008), one a family of the table.
 _COLORS = ("#0072B2", "#D55E00", "#000000", "#CC79A7", "#E69F00", "#56B4E9", "#009E73")
 _GOLDEN = 0.618  # of the circle of hues, to the next colour after those
-_DPI = 120
-_STYLE: dict[typing.Any, bool] = {"axes.spines.top": False, "axes.spines.right": False}
-_TOPS: dict[str, dict[str, typing.Any]] = {
-    "arm": {"zorder": 3, "lw": 2.5},
-    "exact": {"zorder": 4},
-}  # drawn above the others in the toy's losses
+DPI = 120
+STYLE: dict[typing.Any, bool] = {"axes.spines.top": False, "axes.spines.right": False}
 _PARTS = {"train": "training", "valid": "validation"}
 
 
@@ -108,8 +103,8 @@ def run_curves(
     Returns:
       matplotlib Figure.
     """
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(8, 4.5), dpi=_DPI, layout="constrained")
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(8, 4.5), dpi=DPI, layout="constrained")
         axes = figure.add_subplot()
         epochs = [row["epoch"] for row in metrics]
         curves = {name: look for name, look in _LABELS.items() if name in metrics[0]}
@@ -150,8 +145,8 @@ def elbo_curves(trials: Mapping[str, Sequence[Sequence[dict[str, float]]]], titl
     Returns:
       matplotlib Figure.
     """
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(10, 7), dpi=_DPI, layout="constrained")
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(10, 7), dpi=DPI, layout="constrained")
         panels = figure.subplots(2, 2, sharex="col", sharey="row")
         for (part, word), row in zip(_PARTS.items(), panels, strict=True):
             shown = {
@@ -201,8 +196,8 @@ def variance_curves(metrics: Sequence[dict[str, float]], title: str) -> Figure:
     Returns:
       matplotlib Figure.
     """
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(8, 4.5), dpi=_DPI, layout="constrained")
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(8, 4.5), dpi=DPI, layout="constrained")
         axes = figure.add_subplot()
         for column in metrics[0]:
             if column.startswith("variance_"):
@@ -217,113 +212,9 @@ def variance_curves(metrics: Sequence[dict[str, float]], title: str) -> Figure:
     return figure
 
 
-def _estimator_label(name: str) -> str:
+def estimator_label(name: str) -> str:
+    """An estimator's name for people."""
     return "true gradient" if name == "exact" else name
-
-
-def toy_traces(traces: Mapping[tuple[str, float], dict[str, typing.Any]]) -> Figure:
-    """Figure of the toy's gradients and probabilities: a column for each p0.
-
-    A row for each estimator, with its estimates and the true gradient at the same phi, each on its
-    own scale; below, the probabilities of all.
-
-    Args:
-      traces: dict from (estimator, p0) to what `arm_tf.toy.ascent` returns.
-
-    Returns:
-      matplotlib Figure.
-    """
-    names = list(dict.fromkeys(name for name, _ in traces))
-    p0s = list(dict.fromkeys(p0 for _, p0 in traces))
-    with matplotlib.rc_context(_STYLE):
-        size = (2.8 + 2.6 * len(p0s), 0.6 + 1.8 * (len(names) + 1))
-        figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
-        panels = figure.subplots(len(names) + 1, len(p0s), sharex=True, squeeze=False)
-        for column, p0 in zip(panels.T, p0s, strict=True):
-            column[0].set_title(f"$p_0$ = {p0}")
-            for axes, name in zip(column, names, strict=False):
-                color, dashes = estimator_style(name)
-                trace = traces[name, p0]
-                axes.plot(trace["estimate"], ".", color=color, markersize=1.5)
-                axes.plot(trace["true_gradient"], color="black", linewidth=1.5)
-                axes.ticklabel_format(axis="y", scilimits=(-3, 3), useMathText=True)
-                column[-1].plot(trace["probability"], color=color, linestyle=dashes)
-            column[-1].set(xlabel="iteration", ylim=(-0.03, 1.03))
-        for axes, name in zip(panels[:, 0], names, strict=False):
-            axes.set_ylabel(f"gradient in φ,\n{_estimator_label(name)}")
-        panels[-1, 0].set_ylabel("probability σ(φ)")
-        handles = [Line2D([], [], color="black", linewidth=1.5, label="true gradient")]
-        for name in names:
-            color, dashes = estimator_style(name)
-            dots: dict[str, typing.Any] = {"linestyle": "", "marker": ".", "color": color}
-            handles.append(Line2D([], [], **dots, label=f"{name}, estimate"))
-            line: dict[str, typing.Any] = {"linestyle": dashes, "color": color}
-            handles.append(Line2D([], [], **line, label=f"{name}, probability"))
-        figure.legend(handles=handles, loc="outside right upper", frameon=False)
-        figure.align_ylabels(panels[:, 0])
-    return figure
-
-
-def toy_losses(losses: Mapping[str, np.ndarray], p0: float) -> Figure:
-    """Figure of the toy's loss, the negative objective, against iterations.
-
-    Args:
-      losses: dict from estimator to float [iterations].
-      p0: float.
-
-    Returns:
-      matplotlib Figure.
-    """
-    with matplotlib.rc_context(_STYLE):
-        size = (7.5, max(4.0, 0.8 + 0.21 * len(losses)))
-        figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
-        axes = figure.add_subplot()
-        for name, values in losses.items():
-            color, dashes = estimator_style(name)
-            top = _TOPS.get(name, {})
-            axes.plot(values, color=color, linestyle=dashes, label=_estimator_label(name), **top)
-        axes.set(xlabel="iteration", ylabel="loss, −E[($z - p_0$)²]", title=f"$p_0$ = {p0}")
-        axes.ticklabel_format(axis="y", useOffset=False)
-        axes.grid(alpha=0.3)
-        figure.legend(loc="outside right upper", frameon=False)
-    return figure
-
-
-def toy_gradients(
-    gradients: Mapping[tuple[str, int], np.ndarray], true_gradient: np.ndarray, p0: float
-) -> Figure:
-    """Figure of gradients estimated with several samples at each iteration, beside the true one.
-
-    Args:
-      gradients: dict from (estimator, number of samples) to float [iterations].
-      true_gradient: float [iterations].
-      p0: float.
-
-    Returns:
-      matplotlib Figure, a row for each estimator and a column for each number.
-    """
-    names = list(dict.fromkeys(name for name, _ in gradients))
-    counts = list(dict.fromkeys(count for _, count in gradients))
-    with matplotlib.rc_context(_STYLE):
-        size = (2.6 + 2.8 * len(counts), 0.8 + 2.0 * len(names))
-        figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
-        panels = figure.subplots(len(names), len(counts), sharex=True, sharey="row", squeeze=False)
-        for row, name in zip(panels, names, strict=True):
-            for axes, count in zip(row, counts, strict=True):
-                color, _ = estimator_style(name)
-                label = f"{name}, estimate" if count == counts[0] else None
-                axes.plot(true_gradient, color="black", linewidth=1.5, zorder=3)
-                axes.plot(gradients[name, count], ".", color=color, markersize=1.5, label=label)
-            row[0].set_ylabel(f"gradient in φ,\n{_estimator_label(name)}")
-            row[0].ticklabel_format(axis="y", scilimits=(-3, 3), useMathText=True)
-        for axes, count in zip(panels[0], counts, strict=True):
-            axes.set_title(f"{count} samples" if count > 1 else "1 sample")
-        for axes in panels[-1]:
-            axes.set_xlabel("iteration")
-        panels[0, 0].lines[0].set_label("true gradient")
-        figure.suptitle(f"$p_0$ = {p0}")
-        figure.legend(loc="outside right upper", frameon=False, markerscale=6)
-    return figure
 
 
 def variances(rows: Sequence[dict[str, typing.Any]], title: str) -> Figure:
@@ -339,8 +230,8 @@ def variances(rows: Sequence[dict[str, typing.Any]], title: str) -> Figure:
     Returns:
       matplotlib Figure.
     """
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(9, 1.6 + 0.3 * len(rows)), dpi=_DPI, layout="constrained")
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(9, 1.6 + 0.3 * len(rows)), dpi=DPI, layout="constrained")
         panels = figure.subplots(1, 2, sharey=True)
         labels = [f"{row['estimator']} ({row['evaluations']})" for row in rows]
         for axes, where in zip(panels, ("logits", "weights"), strict=True):
@@ -359,51 +250,4 @@ def variances(rows: Sequence[dict[str, typing.Any]], title: str) -> Figure:
         panels[0].invert_yaxis()
         panels[0].set_ylabel("estimator (evaluations of f)")
         figure.suptitle(title)
-    return figure
-
-
-def benchmark(results: dict[str, typing.Any]) -> Figure:
-    """Figure of where a step's time goes, and how it grows with each setting.
-
-    Args:
-      results: dict that `arm_tf.benchmark` writes, with "steps" or "sweep" or both.
-
-    Returns:
-      matplotlib Figure.
-    """
-    sweep = results.get("sweep", {})
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(12, 6.5), dpi=_DPI, layout="constrained")
-        first, *panels = figure.subplots(2, 3).flat
-        parts = ("products", "elementwise and rest", "optimiser", "noise", "boundary")
-        colors = ("#0072B2", "#E69F00", "#009E73", "#56B4E9", "#CC79A7")
-        models = results.get("steps", {})
-        left = np.zeros(len(models))
-        for part, color in zip(parts, colors, strict=True):
-            widths = np.array([model["microseconds"][part] for model in models.values()])
-            first.barh(list(models), widths, left=left, color=color, label=part)
-            left += widths
-        first.set(xlabel="µs a step", title="where the time goes")
-        first.invert_yaxis()
-        first.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2, frameon=False)
-        first.set_visible(bool(models))
-        for axes, (setting, rows) in zip(panels, sweep.items(), strict=False):
-            values = [row["value"] for row in rows]
-            medians = np.array([row["milliseconds"]["median"] for row in rows])
-            errors = [
-                [abs(row["milliseconds"][side] - row["milliseconds"]["median"]) for row in rows]
-                for side in ("low", "high")
-            ]
-            axes.errorbar(values, medians, yerr=errors, fmt="o-", color="#0072B2", label="measured")
-            line = medians[-1] * np.array(values) / values[-1]
-            axes.plot(values, line, ":", color="black", label="in proportion")
-            label = {"track_variance": "estimators tracked"}.get(setting, setting.replace("_", " "))
-            axes.set(xscale="log", yscale="log", xlabel=label, ylabel="ms a step")
-            axes.set_xticks(values, values)
-            axes.set_yticks([0.5, 1, 2, 5, 10, 20, 50], [0.5, 1, 2, 5, 10, 20, 50])
-            axes.set_ylim(0.8 * min(medians), 1.25 * max(medians))
-            axes.minorticks_off()
-            axes.grid(alpha=0.3)
-        if sweep:
-            panels[0].legend(frameon=False, loc="upper left")
     return figure

@@ -39,9 +39,9 @@ def _table(folder):
         from arm_tf import estimators
 
         return estimators.markdown()
-    from arm_tf.report import __main__ as report
+    from arm_tf import report
 
-    text, _, notes = report.tables(ROOT / folder)
+    text, _, notes = report.summary(ROOT / folder)
     if notes or not text:
         raise ValueError(f"{folder}: {'; '.join(notes) or 'no results'}.")
     return text

@@ -7,8 +7,7 @@ import json
 
 import pytest
 
-from arm_tf import figures, paper
-from arm_tf.report import __main__ as report
+from arm_tf import figures, paper, report
 from arm_tf.training.config import Config
 
 RESULT = {

@@ -47,7 +47,7 @@ def main() -> None:
         return export(random_images(), out)
     if load > 0.5:
         print(f"Other work is running (load {load:.1f}): ratios may do, rates do not.")
-    from arm_tf import figures
+    from arm_tf.benchmark import figures
 
     dataset = random_images()
     results = {
@@ -74,7 +74,7 @@ def main() -> None:
     if values.history and "steps" in results:
         compare_with_history(results, values.history, values.record)
     if {"steps", "sweep"} & set(results):
-        figures.benchmark(results).savefig(out / "benchmark.png")
+        figures.parts_and_growth(results).savefig(out / "benchmark.png")
         print(f"Drawn in {out / 'benchmark.png'}.")
 
 

@@ -88,8 +88,7 @@ def main() -> None:
     files.make_folder(out, "--out")
 
     cli.load_tensorflow()
-    from arm_tf import figures
-    from arm_tf.toy import univariate
+    from arm_tf.toy import figures, univariate
 
     traces = {}
     print("Probability at the end" + "".join(f"{f'p0 = {p0}':>12}" for p0 in p0s))
