@@ -10,21 +10,32 @@ trained on a Ray cluster, whose machines must all see --logdir; that needs the e
 
 import dataclasses
 import itertools
+import os
 import pathlib
-import statistics
 import time
+import typing
+from collections.abc import Callable, Sequence
 
 from absl import flags
 
-from arm_tf import cli, data
-from arm_tf.training import run_folder, scheduler
-from arm_tf.training.config import Config, ConfigError
+from arm_tf import cli, data, files
+from arm_tf.errors import ConfigError, RunError
+from arm_tf.training import scheduler, trials
+from arm_tf.training.config import Config
 from arm_tf.training.workers import usable_cores
 
 _SECONDS_BETWEEN_VIEWS = 10
 
+_Number = typing.TypeVar("_Number", int, float)
 
-def grid(flag_files, overrides, estimators=(), learning_rates=(), seeds=()):
+
+def grid(
+    flag_files: Sequence[str | os.PathLike[str]],
+    overrides: Sequence[str],
+    estimators: Sequence[str] = (),
+    learning_rates: Sequence[float] = (),
+    seeds: Sequence[int] = (),
+) -> list[scheduler.Job]:
     """The cells of a sweep.
 
     Args:
@@ -41,7 +52,7 @@ def grid(flag_files, overrides, estimators=(), learning_rates=(), seeds=()):
     varied = {"estimator": estimators, "learning_rate": learning_rates, "seed": seeds}
     varied = {name: list(dict.fromkeys(values)) for name, values in varied.items() if values}
     cells = []
-    for file in flag_files or [None]:
+    for file in flag_files or [""]:
         parsed = flags.FlagValues()
         cli.define_flags(parsed)
         try:
@@ -52,14 +63,11 @@ def grid(flag_files, overrides, estimators=(), learning_rates=(), seeds=()):
         if parsed["name"].value:
             raise ConfigError("--name is not for a sweep, whose runs are named by their settings.")
         config = cli.config_from_flags(parsed)
-        own = {"name": None, "num_samples": parsed["num_samples"].value}
-        own |= {"objective": parsed["objective"].value}
-        own |= {"decoder_samples": parsed["decoder_samples"].value}
         for values in itertools.product(*varied.values()):
-            settings = {**own, **dict(zip(varied, values, strict=True))}
+            settings: dict[str, typing.Any] = dict(zip(varied, values, strict=True))
             source = pathlib.Path(file).stem if file else "defaults"
             cells.append(scheduler.Job(dataclasses.replace(config, **settings), source))
-    by_path = {}
+    by_path: dict[pathlib.Path, scheduler.Job] = {}
     for cell in cells:
         other = by_path.setdefault(cell.path, cell)
         if other.config != cell.config:
@@ -70,14 +78,14 @@ def grid(flag_files, overrides, estimators=(), learning_rates=(), seeds=()):
     return cells
 
 
-def summarise(cells):
+def summarise(cells: Sequence[scheduler.Job]) -> list[dict[str, typing.Any]]:
     """For each flag file and estimator the learning rate of the best validation, and its bounds.
 
     Returns:
       Dicts with "source", "estimator", "learning_rate", "valid_nll" (a mean over seeds), "test_nll"
       (each seed's), "mean", "deviation", and "tried" (validation bounds by learning rate).
     """
-    groups = {}
+    groups: dict[tuple[str, str], dict[float, list[dict[str, typing.Any]]]] = {}
     for cell in cells:
         if cell.result:
             group = groups.setdefault((cell.source, cell.config.estimator), {})
@@ -85,10 +93,10 @@ def summarise(cells):
     rows = []
     for (source, estimator), by_rate in groups.items():
         tried = {
-            rate: statistics.fmean(result["valid_nll"] for result in results)
+            rate: trials.Figure.of(result["valid_nll"] for result in results).mean
             for rate, results in by_rate.items()
         }
-        best = min(tried, key=tried.get)
+        best = min(tried, key=tried.__getitem__)
         bounds = [result["test_nll"] for result in by_rate[best]]
         rows.append(
             {
@@ -97,40 +105,39 @@ def summarise(cells):
                 "learning_rate": best,
                 "valid_nll": tried[best],
                 "test_nll": bounds,
-                "mean": statistics.fmean(bounds),
-                "deviation": statistics.stdev(bounds) if len(bounds) > 1 else None,
+                **trials.Figure.of(bounds)._asdict(),
                 "tried": {str(rate): bound for rate, bound in tried.items()},
             }
         )
     return sorted(rows, key=lambda row: (row["source"], row["mean"]))
 
 
-def markdown(rows, likelihood="log p"):
+def markdown(rows: Sequence[dict[str, typing.Any]], likelihood: str = "log p") -> str:
     """The rows of `summarise` as a Markdown table, and in its head what the bounds are on."""
     lines = [
         f"| flag file | estimator | learning rate | validation | test −{likelihood} ≤ | trials |",
         "|---|---|---|---|---|---|",
     ]
     for row in rows:
-        deviation = f" ± {row['deviation']:.2f}" if row["deviation"] is not None else ""
+        bound = trials.Figure(row["mean"], row["deviation"])
         lines.append(
             f"| {row['source']} | {row['estimator']} | {row['learning_rate']:g} | "
-            f"{row['valid_nll']:.2f} | {row['mean']:.2f}{deviation} | {len(row['test_nll'])} |"
+            f"{row['valid_nll']:.2f} | {bound} | {len(row['test_nll'])} |"
         )
     return "\n".join(lines) + "\n"
 
 
-def _numbers(name, kind):
+def _numbers(name: str, kind: Callable[[str], _Number]) -> list[_Number]:
     try:
-        return [kind(text) for text in flags.FLAGS[name].value]
+        return [kind(text) for text in getattr(flags.FLAGS, name)]
     except ValueError:
-        given = ",".join(flags.FLAGS[name].value)
+        given = ",".join(getattr(flags.FLAGS, name))
         raise ConfigError(f"--{name} must be numbers with commas, received {given!r}.") from None
 
 
-def main():
+def main() -> None:
     values = flags.FLAGS
-    own = {field.name for field in dataclasses.fields(Config)}
+    own = {"objective", *(field.name for field in dataclasses.fields(Config))}
     overrides = [values[name].serialize() for name in sorted(own) if values[name].present]
     cells = grid(
         values.flagfiles,
@@ -143,7 +150,7 @@ def main():
         (cell.config.dataset, cell.config.data_dir, cell.config.image_shape) for cell in cells
     }:
         data.load(dataset, folder, image_shape=shape)
-    logdir = run_folder.make_folder(values.logdir)
+    logdir = files.make_folder(values.logdir)
     jobs = list({cell.path: cell for cell in cells if not cell.result}.values())
     begun, finished_before = time.monotonic(), sum(bool(cell.result) for cell in cells)
     if values.address:
@@ -168,14 +175,14 @@ def main():
         "throughput": throughput,
         "failed": {c.config.name: c.failures for c in failed},
     }
-    run_folder.write_json(logdir / "sweep.json", record)
-    run_folder.write_text(logdir / "sweep.md", table)
+    files.write_json(logdir / "sweep.json", record)
+    files.write_text(logdir / "sweep.md", table)
     print(table, end="")
     if throughput["steps"]:
         rate = throughput["steps"] / throughput["seconds"]
         print(f"{rate:.0f} steps/s by {throughput['workers']} workers, starts and tests included.")
     if failed:
-        raise run_folder.RunError(
+        raise RunError(
             f"{len(failed)} of {len(cells)} runs failed: "
             f"{', '.join(cell.config.name for cell in failed)}; see output.txt in their folders."
         )

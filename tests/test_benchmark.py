@@ -8,9 +8,11 @@ import pytest
 import tensorflow as tf
 
 from arm_tf import data, models
-from arm_tf.benchmark import __main__ as benchmark
 from arm_tf.benchmark import plain_reference
-from arm_tf.training import run_folder
+from arm_tf.benchmark.bench import Bench
+from arm_tf.benchmark.history import compare_with_history
+from arm_tf.benchmark.products import products_alone, products_of
+from arm_tf.errors import RunError
 
 RNG = np.random.default_rng(0)
 
@@ -43,7 +45,7 @@ def test_batches_are_shuffled_images():
 def test_products_of_a_training_step_are_found_and_taken():
     images = RNG.integers(0, 2, (100, 784)).astype(np.uint8)
     dataset = data.Dataset("glyphs", images, images, images, False, None, "")
-    bench = benchmark.Bench(dataset, units=24, batch_size=20, steps_per_loop=2)
+    bench = Bench(dataset, units=24, batch_size=20, steps_per_loop=2)
     products = bench.products()
     bench.close()
     pixels, units, batch = 784, 24, 20
@@ -56,7 +58,7 @@ def test_products_of_a_training_step_are_found_and_taken():
             (units, batch, pixels),  # gradient of the decoder
         ]
     )
-    assert np.isfinite(benchmark.products_alone(products, 3)())
+    assert np.isfinite(products_alone(products, 3)())
 
 
 def test_products_in_a_loop_are_told_from_those_outside():
@@ -68,7 +70,7 @@ def test_products_in_a_loop_are_told_from_those_outside():
 
     arguments = tf.ones([70, 60]), tf.ones([70, 60])
     text = program.experimental_get_compiler_ir(*arguments)(stage="optimized_hlo")
-    outside, inside = sorted(benchmark.products_of(text), key=lambda p: p.in_loop)
+    outside, inside = sorted(products_of(text), key=lambda p: p.in_loop)
     assert (outside.m, outside.k, outside.n, outside.in_loop) == (60, 70, 60, False)
     assert (inside.m, inside.k, inside.n, inside.in_loop) == (60, 60, 60, True)
     assert outside.shapes == ((70, 60), (70, 60)) and inside.shapes == ((60, 60), (60, 60))
@@ -92,10 +94,10 @@ def test_history_notices_a_slower_step(tmp_path):
         return {"cores": cores, "tensorflow": "2.21.0", "steps": {"linear": measured}}
 
     history = tmp_path / "history.csv"
-    benchmark.compare_with_history(results(9.0), history, record=False)  # none to compare with
+    compare_with_history(results(9.0), history, record=False)  # none to compare with
     for ratio, cores in ((5.0, 2), (2.0, 2), (9.0, 4)):
-        benchmark.compare_with_history(results(ratio, cores), history, record=True)
+        compare_with_history(results(ratio, cores), history, record=True)
     assert len(history.read_text(encoding="utf-8").splitlines()) == 4
-    benchmark.compare_with_history(results(2.5), history, record=False)
-    with pytest.raises(run_folder.RunError, match="linear takes 2.70 times its products, 2.00 in"):
-        benchmark.compare_with_history(results(2.7), history, record=False)
+    compare_with_history(results(2.5), history, record=False)
+    with pytest.raises(RunError, match="linear takes 2.70 times its products, 2.00 in"):
+        compare_with_history(results(2.7), history, record=False)

@@ -23,6 +23,7 @@ from tensorboard.plugins.hparams import (
 )
 
 from arm_tf import figures
+from arm_tf.errors import RunError
 from arm_tf.training import board, run_folder, session
 from arm_tf.training.config import Config
 
@@ -244,7 +245,7 @@ def test_run_that_failed_says_so_until_it_goes_on(dataset, tmp_path, monkeypatch
 
     with monkeypatch.context() as patch:
         patch.setattr(session.Run, "run_steps", poisoned)
-        with pytest.raises(run_folder.RunError, match="not finite"):
+        with pytest.raises(RunError, match="not finite"):
             run(config, dataset)
     assert Board(tmp_path).status() == "STATUS_FAILURE"
     run_stopped_at(26, config, dataset, monkeypatch)
@@ -263,7 +264,7 @@ def test_run_without_its_result_has_failed(dataset, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", full)
-        with pytest.raises(run_folder.RunError, match="No space left"):
+        with pytest.raises(RunError, match="No space left"):
             run(config, dataset)
     assert Board(tmp_path).status() == "STATUS_FAILURE"
     run(config, dataset)

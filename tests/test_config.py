@@ -6,9 +6,12 @@ import json
 import pathlib
 
 import pytest
+from absl import flags
 
-from arm_tf import estimators, paper
-from arm_tf.training.config import Config, ConfigError
+from arm_tf import cli, estimators, paper
+from arm_tf.errors import ConfigError
+from arm_tf.training import run_folder
+from arm_tf.training.config import Config
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -140,6 +143,78 @@ def test_round_trip_through_json():
         Config.from_dict({"colour": 1})
 
 
+def test_what_was_left_unset_is_resolved_anew():
+    replace = dataclasses.replace
+    omniglot = replace(Config(), dataset="omniglot")
+    assert omniglot == Config(dataset="omniglot")
+    assert (omniglot.batch_size, omniglot.name) == (25, "omniglot-linear-1-arm-seed0")
+    assert replace(Config(batch_size=50), dataset="omniglot").batch_size == 50
+    vimco = replace(Config(), estimator="vimco")
+    assert (vimco.num_samples, vimco.decoder_samples) == (5, "shared")
+    assert replace(vimco, estimator="loo") == Config(estimator="loo")
+    assert replace(replace(vimco, seed=3), seed=0) == vimco
+    assert replace(Config(name="mine"), seed=3).name == "mine"
+    own = replace(Config(dataset="a/digits.npz", data_dir="c"), seed=1)
+    assert (own.dataset, own.data_dir) == ("digits.npz", "c/a")
+    assert replace(own, dataset="glyphs").data_dir == "c"
+
+
+def test_what_was_asked_for_is_kept_apart():
+    config = Config(dataset="a/digits.npz", num_samples=3)
+    names = ("dataset", "data_dir", "num_samples", "batch_size", "decoder_samples", "name")
+    assert [config.asked(name) for name in names] == ["a/digits.npz", None, 3, None, None, None]
+    assert Config(name="mine").asked("name") == "mine"
+
+
+@pytest.mark.parametrize("file", sorted(ROOT.glob("runs/**/config.json")), ids=str)
+def test_runs_keep_their_settings_and_names(file):
+    written = json.loads(file.read_text(encoding="utf-8"))["config"]
+    config = Config.from_dict(written)
+    expected = {k: tuple(v) if isinstance(v, list) else v for k, v in written.items()}
+    assert expected.pop("objective", config.objective) == config.objective
+    if expected["decoder_samples"] == "antithetic":
+        expected["decoder_samples"] = "shared"
+    assert {name: getattr(config, name) for name in expected} == expected
+    if f"-{config.estimator}-seed{config.seed}" in config.name:  # built from the settings
+        assert dataclasses.replace(config, name=None).name == config.name
+
+
+@pytest.mark.parametrize(
+    "settings, name",
+    [  # as the version before words and settings changed has built them
+        (dict(decoder_samples="shared"), "glyphs-linear-1-arm-seed0-cf5849cd"),
+        (
+            dict(estimator="vimco", decoder_samples="independent"),
+            "glyphs-linear-1-vimco-seed0-f7a81f05",
+        ),
+        (dict(estimator="concrete", temperature=0.7), "glyphs-linear-1-concrete-seed0-f42063f2"),
+        (dict(estimator="ovis", gamma=0.0, epochs=3), "glyphs-linear-1-ovis-seed0-c3fba952"),
+    ],
+)
+def test_names_of_runs_stay_what_they_were(settings, name):
+    assert Config(**settings).name == name
+    if settings.get("decoder_samples") == "shared":
+        assert Config(**{**settings, "decoder_samples": "antithetic"}).name == name
+
+
+def test_earlier_flag_files_and_settings_are_read():
+    """They hold the objective, and another word for shared samples."""
+    earlier = pathlib.Path(__file__).parent / "earlier_run"
+    values = flags.FlagValues()
+    cli.define_flags(values)
+    values(["train", *cli.with_flag_files([f"--flagfile={earlier / 'flags.txt'}"])])
+    config = cli.config_from_flags(values)
+    assert config == run_folder.read_config(earlier)
+    assert (config.objective, config.decoder_samples) == ("elbo", "shared")
+    assert "objective" not in config.flag_file() and "samples=shared\n" in config.flag_file()
+    values["objective"].value = "multisample"
+    with pytest.raises(ConfigError, match="--objective=multisample is not that of .*=arm, elbo;"):
+        cli.config_from_flags(values)
+    with pytest.raises(ConfigError, match="--objective=elbo is not that of --estimator=vimco"):
+        Config.from_dict({"estimator": "vimco", "objective": "elbo"})
+    assert Config.from_dict({"estimator": "vimco", "objective": "multisample"}).num_samples == 5
+
+
 def test_estimators_that_can_be_chosen_are_those_of_the_table():
     (field,) = [f for f in dataclasses.fields(Config) if f.name == "estimator"]
     assert set(field.metadata["choices"]) == set(estimators.TABLE)
@@ -169,7 +244,3 @@ def test_paper_settings_differ_as_the_authors_scripts_do():
     assert (omniglot.encoder_betas, omniglot.decoder_betas) == ((0.5, 0.99999), (0.9, 0.999))
     assert (omniglot.leaky_slope, omniglot.batch_size, omniglot.epochs) == (0.3, 20, 800)
     assert (omniglot.valid_images, omniglot.test_images) == (1300, 8000)
-
-
-def test_readme_shows_the_table_of_estimators():
-    assert estimators.markdown() in (ROOT / "README.md").read_text(encoding="utf-8")

@@ -14,9 +14,9 @@ import pytest
 import tensorflow as tf
 
 from arm_tf import data
-from arm_tf.benchmark import __main__ as benchmark
+from arm_tf.benchmark import bench as bench_programs
 
-SCRIPT = pathlib.Path(benchmark.__file__).with_name("run_exported.py")
+SCRIPT = pathlib.Path(bench_programs.__file__).with_name("run_exported.py")
 IMAGES = (100, 784)
 TO_THE_HOST = {"infeed", "outfeed", "send", "recv", "send-done", "recv-done", "custom-call"}
 needs_jax = pytest.mark.skipif(not importlib.util.find_spec("jax"), reason="JAX is not installed")
@@ -28,7 +28,7 @@ def bench(request):
     images = np.random.default_rng(0).binomial(1, 0.3, IMAGES).astype(np.uint8)
     dataset = data.Dataset("mnist_static", images, images, images, False, None, "")
     small = {"units": 24, "batch_size": 20, "steps_per_loop": 2}
-    bench = benchmark.Bench(dataset, **{**benchmark._MODELS[request.param], **small})
+    bench = bench_programs.Bench(dataset, **{**bench_programs.MODELS[request.param], **small})
     yield bench
     bench.close()
 

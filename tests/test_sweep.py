@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from arm_tf import sweep
-from arm_tf.training.config import ConfigError
+from arm_tf.errors import ConfigError
 
 ROOT = pathlib.Path(__file__).parents[1]
 FLAG_FILES = [str(ROOT / "runs" / "paper" / f"mnist_static-{name}-arm.flags") for name in

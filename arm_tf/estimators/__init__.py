@@ -10,15 +10,59 @@ it learns something:
   u: float [rows, ..., V], uniform noise. An estimator never draws noise.
   parameters: a dict of tensors, at first those of the row's `initial` function.
 
-To add one, write the function in a module of this folder and give it a row in `TABLE`. The table
-itself needs no TensorFlow, so that programs can check a name at once.
+To add one, write the function, with its row beside it, in a module of this folder, old or new:
+
+  from arm_tf.estimators import Estimate, Option, estimator, lazy
+
+  tf = lazy("tensorflow")
+
+  @estimator("mine", summary="…", source="Author 2030", link="https://…", equation=r"…",
+             options=(Option("strength", 0.5, low=0.0, help="Of mine: …"),))
+  def mine(f, logits, u, strength=0.5): …
+
+and its proof in `tests/proofs/`. Flags, settings, tables, error messages and the look of its curves
+follow from the row. The table needs no TensorFlow, so that programs can check a name at once.
 """
+
+from __future__ import annotations
 
 import dataclasses
 import importlib
+import math
 import numbers
+import pkgutil
+import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+
+if typing.TYPE_CHECKING:
+    import tensorflow as tf
+
+FAMILIES = (  # modules of this folder in the table's order; others come after them, by name
+    "score_function",
+    "antithetic",
+    "enumeration",
+    "control_variates",
+    "relaxation",
+    "multisample",
+    "straight_through",
+)
+
+_Function = typing.TypeVar("_Function", bound=Callable)
+
+
+class _Lazy(types.ModuleType):
+    def __getattr__(self, name: str) -> typing.Any:
+        return getattr(importlib.import_module(self.__name__), name)
+
+
+def lazy(name: str) -> types.ModuleType:
+    """The module of a name, which is imported where it is first used.
+
+    For TensorFlow and what imports it: a row stands beside its function, and a program that reads
+    the table must not wait seconds for what only the function needs.
+    """
+    return _Lazy(name)
 
 
 class Estimate(typing.NamedTuple):
@@ -32,20 +76,52 @@ class Estimate(typing.NamedTuple):
       new_parameters: next values of the parameters that are not learned by gradient, by name.
     """
 
-    value: typing.Any
-    grad_logits: typing.Any
-    parameter_grads: dict = {}
-    new_parameters: dict = {}
+    value: tf.Tensor
+    grad_logits: tf.Tensor
+    parameter_grads: dict[str, tf.Tensor] = {}
+    new_parameters: dict[str, tf.Tensor] = {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """A setting of an estimator: a keyword of its function, and a flag of the programs.
+
+    Attributes:
+      name: str.
+      default: float or int, that of the function's keyword too.
+      help: a sentence, for `--help`.
+      low: the least value that is allowed.
+    """
+
+    name: str
+    default: float | int
+    help: str
+    low: float | int = 0
+
+    def check(self, value: typing.Any) -> None:
+        """Raises ValueError unless `value` is a number within the limits."""
+        kind: typing.Any = numbers.Integral if isinstance(self.default, int) else numbers.Real
+        if (
+            not isinstance(value, kind)
+            or isinstance(value, bool)
+            or not self.low <= value < math.inf
+        ):
+            noun = "an integer of " if kind is numbers.Integral else ""
+            raise ValueError(f"{self.name} must be {noun}at least {self.low}, received {value!r}.")
 
 
 @dataclasses.dataclass(frozen=True)
 class Estimator:
-    """A row of the table: where the function lives, what it needs and what it costs.
+    """A row of the table: what an estimator is, what it needs and what it costs.
 
     Attributes:
-      function: "module.name" below this package.
+      name: by which it is chosen.
+      function: as described above.
+      family: the module that the function is in.
       summary: what it is, in one line.
-      source: the publication it comes from.
+      source: the publication it comes from, "Author & Author year".
+      link: URL of that.
+      equation: the estimate of the gradient, in LaTeX.
       evaluations: evaluations of f, as a function of num_samples K and units V.
       cost: the same, to be read.
       min_samples: least K.
@@ -55,352 +131,140 @@ class Estimator:
         f is called at more, they share it in turn.
       biased: whether the expectation is not the exact gradient.
       derivative: whether f is differentiated in b.
-      initial: name of the function of V in the same module that gives the first parameters.
+      initial: function of V that gives the first parameters; None for none.
       averages: names of the parameters that are not learned by gradient.
-      relaxation: name of the function of (logits, u[, parameters]) in the same module that gives
-        a sample with the derivative in its logits that the estimator takes it to have, and next
-        parameters; None where sampling has none.
-      options: names of the settings it takes, from `OPTIONS`.
+      relaxation: function of (logits, u[, parameters]) that gives a sample with the derivative in
+        its logits that the estimator takes it to have, and next parameters; None where sampling
+        has none.
+      options: a tuple of `Option`.
       max_units: largest V, where cost grows with it; None for no limit.
       objective: "elbo" for E[f(b)], "multisample" for E[log mean_k exp f(b_k)].
       joint: whether f at K paths through a network's layers serves all of them, where other
         estimators take samples at one layer after the other.
-      dreams: whether it learns from samples of the generative model.
+      rule: whether it is no estimator but a rule to train the encoder of a generative model by,
+        which the model carries out. Its function maps log q(b|x) of K pairs that the model dreamt,
+        float [K, ...], to what the encoder ascends, [...].
+      aliases: a tuple of other names, of estimators that for binary units are this one; its
+        function's docstring says why.
     """
 
-    function: str
+    name: str
+    function: Callable[..., typing.Any]
+    family: str
     summary: str
     source: str
-    evaluations: Callable[[int, int], int]
-    cost: str
+    link: str
+    equation: str
+    evaluations: Callable[[int, int], int] = lambda k, v: k
+    cost: str = "K"
     min_samples: int = 1
     default_samples: int | None = None
     rows: Callable[[int, int], int] = lambda k, v: k
     width: Callable[[int, int], int] = lambda k, v: k
     biased: bool = False
     derivative: bool = False
-    initial: str | None = None
-    averages: tuple = ()
-    relaxation: str | None = None
-    options: tuple = ()
+    initial: Callable[[int], dict[str, typing.Any]] | None = None
+    averages: tuple[str, ...] = ()
+    relaxation: Callable[..., tuple[tf.Tensor, dict[str, tf.Tensor]]] | None = None
+    options: tuple[Option, ...] = ()
     max_units: int | None = None
     objective: str = "elbo"
     joint: bool = False
-    dreams: bool = False
+    rule: bool = False
+    aliases: tuple = ()
 
-    def _load(self, name):
-        module = self.function.split(".")[0]
-        return getattr(importlib.import_module(f"{__name__}.{module}"), name)
-
-    def __call__(self, f, logits, u, *parameters, **options):
+    def __call__(
+        self,
+        f: Callable[..., tf.Tensor],
+        logits: tf.Tensor,
+        u: tf.Tensor,
+        *parameters: dict[str, tf.Tensor],
+        **options: float,
+    ) -> Estimate:
         """Runs the estimator; arguments and results are described above."""
-        return self._load(self.function.split(".")[1])(f, logits, u, *parameters, **options)
+        if self.rule:
+            raise ValueError(
+                f"{self.name!r} learns from images that a generative model dreams, which a "
+                "function f of the samples does not have; it is a training rule of arm_tf.train, "
+                "for binary VAEs."
+            )
+        return self.function(f, logits, u, *parameters, **options)
 
-    def initial_parameters(self, units):
+    def initial_parameters(self, units: int) -> dict[str, typing.Any]:
         """The parameters to begin with, a dict of arrays; {} for an estimator without any."""
-        return self._load(self.initial)(units) if self.initial else {}
+        return self.initial(units) if self.initial else {}
 
-    def sample(self, logits, u, *parameters, **options):
-        """Runs the function that `relaxation` names."""
-        return self._load(self.relaxation)(logits, u, *parameters, **options)
-
-
-OPTIONS = {  # settings of estimators, and what they must be
-    "temperature": ("positive", lambda value: value > 0),
-    "gamma": ("at least 0", lambda value: value >= 0),
-}
+    def sample(
+        self, logits: tf.Tensor, u: tf.Tensor, *parameters: dict[str, tf.Tensor], **options: float
+    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        """Runs `relaxation`."""
+        assert self.relaxation, f"{self.name} has no sample with a derivative"
+        return self.relaxation(logits, u, *parameters, **options)
 
 
-def _once(k, v):
-    return k
+TABLE: dict[str, Estimator] = {}
+ALIASES: dict[str, str] = {}  # other names, with those in the table
+OPTIONS: dict[str, Option] = {}  # of all estimators, by name
 
 
-def _pairs(k, v):
-    return 2 * k
+def estimator(name: str, **row: typing.Any) -> Callable[[_Function], _Function]:
+    """Gives the function below it a row of the table.
+
+    Args:
+      name: by which the estimator is chosen.
+      **row: other attributes of `Estimator`; function and family are those of the function.
+
+    Raises:
+      ValueError: the name, or that of an option, is taken by another.
+    """
+
+    def register(function):
+        family = function.__module__.rpartition(".")[2]
+        if name in TABLE and TABLE[name].family != family:
+            raise ValueError(f"{TABLE[name].family} and {family} both have an estimator {name!r}.")
+        new = Estimator(name, function, family, **row)
+        for option in new.options:
+            if OPTIONS.setdefault(option.name, option) != option:
+                raise ValueError(
+                    f"The option {option.name} of {name!r} is not that of other estimators; "
+                    "give it another name, or the same default, help and limit."
+                )
+        TABLE[name] = new
+        ALIASES.update(dict.fromkeys(new.aliases, name))
+        return function
+
+    return register
 
 
-def _triples(k, v):
-    return 3 * k
+def _register_all() -> None:
+    """Imports the modules of this folder, which gives their functions rows."""
+    found = [module.name for module in pkgutil.iter_modules(__path__)]
+    others = sorted(set(found) - set(FAMILIES))
+    for module in [*FAMILIES, *others]:
+        importlib.import_module(f"{__name__}.{module}")
 
 
-def _flips(k, v):
-    return k * (v + 1)
+_register_all()
 
 
-def _vectors(k, v):
-    return 2**v
-
-
-TABLE = {
-    "ar": Estimator(
-        "score_function.ar",
-        "augment-REINFORCE: ARM before merging",
-        "Yin & Zhou 2019",
-        _once,
-        "K",
-    ),
-    "reinforce": Estimator(
-        "score_function.reinforce", "score function without a baseline", "Williams 1992", _once, "K"
-    ),
-    "reinforce_baseline": Estimator(
-        "score_function.reinforce_baseline",
-        "score function with a moving-average baseline",
-        "Williams 1992",
-        _once,
-        "K",
-        initial="reinforce_baseline_parameters",
-        averages=("mean", "calls"),
-    ),
-    "nvil": Estimator(
-        "score_function.nvil",
-        "score function with a learned baseline, signal centred and normalised",
-        "Mnih & Gregor 2014",
-        _once,
-        "K",
-        initial="nvil_parameters",
-        averages=("mean", "square", "calls"),
-    ),
-    "loo": Estimator(
-        "score_function.loo",
-        "score function, the other samples' mean as baseline",
-        "Kool et al. 2019",
-        _once,
-        "K",
-        min_samples=2,
-    ),
-    "arm": Estimator(
-        "antithetic.arm",
-        "augment-REINFORCE-merge: f at an antithetic pair",
-        "Yin & Zhou 2019",
-        _pairs,
-        "2K",
-        width=_pairs,
-    ),
-    "disarm": Estimator(
-        "antithetic.disarm",
-        "ARM with the noise integrated out given the pair (U2G)",
-        "Dong, Mnih & Tucker 2020",
-        _pairs,
-        "2K",
-        width=_pairs,
-    ),
-    "arms": Estimator(
-        "antithetic.arms",
-        "K jointly antithetic samples from a Dirichlet copula",
-        "Dimitriev & Zhou 2021",
-        _once,
-        "K",
-        min_samples=2,
-    ),
-    "arms_gaussian": Estimator(
-        "antithetic.arms_gaussian",
-        "K jointly antithetic samples from a Gaussian copula",
-        "Dimitriev & Zhou 2021",
-        _once,
-        "K",
-        min_samples=3,
-    ),
-    "legrad": Estimator(
-        "enumeration.legrad",
-        "local expectation gradients: f with each unit flipped",
-        "Titsias & Lázaro-Gredilla 2015",
-        _flips,
-        "K(V + 1)",
-        width=_flips,
-        max_units=1000,
-    ),
-    "ram": Estimator(
-        "enumeration.ram",
-        "LeGrad with common noise in the layers after",
-        "Tokui & Sato 2017",
-        _flips,
-        "K(V + 1)",
-        max_units=1000,
-    ),
-    "exact": Estimator(
-        "enumeration.exact",
-        "enumeration of all vectors of a layer",
-        "Williams 1992",
-        _vectors,
-        "2^V",
-        width=_vectors,
-        max_units=12,
-    ),
-    "double_cv": Estimator(
-        "control_variates.double_cv",
-        "leave-one-out with a linear control variate from f's derivative",
-        "Titsias & Shi 2022",
-        _once,
-        "K",
-        min_samples=2,
-        derivative=True,
-        initial="double_cv_parameters",
-    ),
-    "rodeo": Estimator(
-        "control_variates.rodeo",
-        "leave-one-out with discrete Stein operators as control variates",
-        "Shi et al. 2022",
-        _once,
-        "K",
-        min_samples=2,
-        derivative=True,
-        initial="rodeo_parameters",
-    ),
-    "concrete": Estimator(
-        "relaxation.concrete",
-        "derivative of f at samples of the Concrete relaxation",
-        "Maddison et al. 2017",
-        _once,
-        "K",
-        biased=True,
-        derivative=True,
-        relaxation="concrete_sample",
-        options=("temperature",),
-    ),
-    "st": Estimator(
-        "relaxation.st",
-        "straight-through: sampling has the derivative of its mean",
-        "Bengio et al. 2013",
-        _once,
-        "K",
-        biased=True,
-        derivative=True,
-        relaxation="st_sample",
-    ),
-    "st_annealed": Estimator(
-        "relaxation.st_annealed",
-        "straight-through through a sigmoid that grows steeper in training",
-        "Chung et al. 2017",
-        _once,
-        "K",
-        biased=True,
-        derivative=True,
-        relaxation="st_annealed_sample",
-        initial="st_annealed_parameters",
-        averages=("slope",),
-    ),
-    "st_gumbel": Estimator(
-        "relaxation.st_gumbel",
-        "straight-through: sampling has the derivative of its Concrete relaxation",
-        "Jang et al. 2017",
-        _once,
-        "K",
-        biased=True,
-        derivative=True,
-        relaxation="st_gumbel_sample",
-        options=("temperature",),
-    ),
-    "darn": Estimator(
-        "relaxation.darn",
-        "1/2 estimator, exact for an f quadratic in each unit of a single layer",
-        "Gregor et al. 2014",
-        _once,
-        "K",
-        biased=True,
-        derivative=True,
-        relaxation="darn_sample",
-    ),
-    "muprop": Estimator(
-        "relaxation.muprop",
-        "score function with f's first-order expansion at the mean as control variate",
-        "Gu et al. 2016",
-        lambda k, v: k + 1,
-        "K + 1",
-        derivative=True,
-        initial="muprop_parameters",
-        averages=("mean", "calls"),
-    ),
-    "rebar": Estimator(
-        "relaxation.rebar",
-        "score function with f at relaxed samples as control variate",
-        "Tucker et al. 2017",
-        _triples,
-        "3K",
-        rows=_pairs,
-        derivative=True,
-        initial="rebar_parameters",
-    ),
-    "relax": Estimator(
-        "relaxation.relax",
-        "REBAR with a network added to the control variate",
-        "Grathwohl et al. 2018",
-        _triples,
-        "3K",
-        rows=_pairs,
-        derivative=True,
-        initial="relax_parameters",
-    ),
-    "vimco": Estimator(
-        "multisample.vimco",
-        "multi-sample bound, score function with each sample's baseline from the others",
-        "Mnih & Rezende 2016",
-        _once,
-        "K",
-        min_samples=2,
-        default_samples=5,
-        objective="multisample",
-        joint=True,
-    ),
-    "ovis": Estimator(
-        "multisample.ovis",
-        "multi-sample bound, baselines of asymptotically least variance; unbiased at gamma = 0",
-        "Liévin et al. 2020",
-        _once,
-        "K",
-        min_samples=2,
-        default_samples=5,
-        biased=True,
-        options=("gamma",),
-        objective="multisample",
-        joint=True,
-    ),
-    "disarm_local": Estimator(
-        "multisample.disarm_local",
-        "multi-sample bound, DisARM for each sample with the others held fixed",
-        "Dong, Mnih & Tucker 2020",
-        _pairs,
-        "2K",
-        default_samples=5,
-        width=_pairs,
-        objective="multisample",
-    ),
-    "rws": Estimator(
-        "multisample.rws",
-        "reweighted wake-sleep: the encoder follows the weighted samples",
-        "Bornschein & Bengio 2015",
-        _once,
-        "K",
-        default_samples=5,
-        biased=True,
-        objective="multisample",
-        joint=True,
-    ),
-    "wake_sleep": Estimator(
-        "multisample.wake_sleep",
-        "the encoder learns from what the generative model dreams",
-        "Hinton et al. 1995",
-        _once,
-        "K",
-        biased=True,
-        objective="multisample",
-        joint=True,
-        dreams=True,
-    ),
-}
-
-
-def get(name):
-    """The table's row for `name`.
+def get(name: str) -> Estimator:
+    """The table's row for `name`, or for what it is an alias of.
 
     Raises:
       ValueError: there is no such estimator; the message lists those there are.
     """
-    if name not in TABLE:
+    row = TABLE.get(ALIASES.get(name, name))
+    if row is None:
         raise ValueError(f"Unknown estimator {name!r}; known are {', '.join(sorted(TABLE))}.")
-    return TABLE[name]
+    return row
 
 
-def check(name, num_samples, units=None, options=()):
+def check(
+    name: str,
+    num_samples: int | None,
+    units: int | None = None,
+    options: Mapping[str, object] = types.MappingProxyType({}),
+) -> tuple[Estimator, int]:
     """The table's row for `name`, fit for K = num_samples, V = units and settings.
 
     Args:
@@ -430,37 +294,37 @@ def check(name, num_samples, units=None, options=()):
             f"evaluate f {row.cost} times for each datum, where V is the units."
         )
     for option in sorted(options):
-        if option not in row.options:
+        own = {own.name: own for own in row.options}
+        if option not in own:
             raise ValueError(
-                f"Unknown option {option} for {name!r}; "
-                f"it takes {', '.join(row.options) or 'none'}."
+                f"Unknown option {option} for {name!r}; it takes {', '.join(own) or 'none'}."
             )
-        expected, suits = OPTIONS[option]
-        if not isinstance(options[option], numbers.Real) or not suits(options[option]):
-            raise ValueError(f"{option} must be {expected}, received {options[option]!r}.")
+        own[option].check(options[option])
     return row, int(num_samples)
 
 
-def _is_integer(value):
+def _is_integer(value: object) -> bool:
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
-def describe():
+def describe() -> str:
     """The table as text, one line an estimator."""
     lines = [
         f"{name:20}{row.cost + ' evaluations':26}"
         f"{'biased' if row.biased else 'unbiased':10}{row.summary} ({row.source})"
+        f"{'; also ' * bool(row.aliases)}{', '.join(row.aliases)}"
         for name, row in sorted(TABLE.items())
     ]
     return "\n".join(lines)
 
 
-def markdown():
-    """The table in Markdown, as README.md shows it."""
+def markdown() -> str:
+    """The table in Markdown, as README.md and the documentation show it."""
     lines = ["| `--estimator` | what | evaluations of f | bias | source |", "|---|---|---|---|---|"]
+    names = lambda row: ", ".join(f"`{name}`" for name in (row.name, *row.aliases))
     lines += [
-        f"| `{name}` | {row.summary} | {row.cost} | {'yes' if row.biased else 'none'} | "
-        f"{row.source} |"
-        for name, row in TABLE.items()
+        f"| {names(row)} | {row.summary} | {row.cost} | {'yes' if row.biased else 'none'} | "
+        f"[{row.source}]({row.link}) |"
+        for row in TABLE.values()
     ]
     return "\n".join(lines) + "\n"

@@ -1,15 +1,35 @@
 """Estimators that compare f at antithetic samples."""
 
+from __future__ import annotations
+
 import math
+import typing
+from collections.abc import Callable
 
 import numpy as np
-import tensorflow as tf
 
-from arm_tf import bernoulli
-from arm_tf.estimators import Estimate
+from arm_tf.estimators import Estimate, estimator, lazy
+
+if typing.TYPE_CHECKING:
+    import tensorflow as tf
+
+    from arm_tf import bernoulli
+else:
+    tf, bernoulli = lazy("tensorflow"), lazy("arm_tf.bernoulli")
+tfp = lazy("tensorflow_probability")
 
 
-def arm(f, logits, u):
+@estimator(
+    "arm",
+    summary="augment-REINFORCE-merge: f at an antithetic pair",
+    source="Yin & Zhou 2019",
+    link="https://arxiv.org/abs/1807.11143",
+    equation=r"\frac{1}{K} \sum_k (f(\tilde b_k) - f(b_k)) (u_k - \frac{1}{2})",
+    evaluations=lambda k, v: 2 * k,
+    cost="2K",
+    width=lambda k, v: 2 * k,
+)
+def arm(f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor) -> Estimate:
     """Augment-REINFORCE-merge (Yin & Zhou 2019, theorem 1).
 
     grad_logits = (1/K) sum_k (f(b_anti_k) - f(b_k)) (u_k - 1/2),
@@ -30,7 +50,21 @@ def arm(f, logits, u):
     return Estimate(tf.reduce_mean(f_values, axis=0), grad_logits)
 
 
-def disarm(f, logits, u):
+@estimator(
+    "disarm",
+    summary="ARM with the noise integrated out given the pair (U2G)",
+    source="Dong, Mnih & Tucker 2020",
+    link="https://arxiv.org/abs/2006.10680",
+    equation=(
+        r"\frac{1}{K} \sum_k \frac{1}{2} (f(\tilde b_k) - f(b_k)) (-1)^{b_k} 1[b_k \ne "
+        r"\tilde b_k] \sigma(|\phi|)"
+    ),
+    evaluations=lambda k, v: 2 * k,
+    cost="2K",
+    width=lambda k, v: 2 * k,
+    aliases=("u2g",),
+)
+def disarm(f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor) -> Estimate:
     """ARM with the noise integrated out given the pair (Dong, Mnih & Tucker 2020, eq. 8).
 
     grad_logits = (1/K) sum_k 1/2 (f(b_anti_k) - f(b_k)) (-1)^b_k 1[b_k != b_anti_k]
@@ -50,7 +84,18 @@ def disarm(f, logits, u):
     )
 
 
-def arms(f, logits, u):
+@estimator(
+    "arms",
+    summary="K jointly antithetic samples from a Dirichlet copula",
+    source="Dimitriev & Zhou 2021",
+    link="https://arxiv.org/abs/2105.14141",
+    equation=(
+        r"\frac{1}{K-1} \sum_k \left(f(b_k) - \frac{1}{K} \sum_j f(b_j)\right) (b_k - p) "
+        r"\frac{p (1 - p)}{p - \rho}, p = \sigma(\phi), \rho = E[b_j b_k]"
+    ),
+    min_samples=2,
+)
+def arms(f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor) -> Estimate:
     """K jointly antithetic samples from a Dirichlet copula (Dimitriev & Zhou 2021).
 
     grad_logits = (1/(K-1)) sum_k (f(b_k) - mean_j f(b_j)) (b_k - p) p (1 - p) / (p - rho),
@@ -75,7 +120,18 @@ def arms(f, logits, u):
     return _debiased(f, b, probs, small, gap)
 
 
-def arms_gaussian(f, logits, u):
+@estimator(
+    "arms_gaussian",
+    summary="K jointly antithetic samples from a Gaussian copula",
+    source="Dimitriev & Zhou 2021",
+    link="https://arxiv.org/abs/2105.14141",
+    equation=(
+        r"\frac{1}{K-1} \sum_k \left(f(b_k) - \frac{1}{K} \sum_j f(b_j)\right) (b_k - p) "
+        r"\frac{p (1 - p)}{p - \rho}, p = \sigma(\phi), \rho = E[b_j b_k]"
+    ),
+    min_samples=3,
+)
+def arms_gaussian(f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor) -> Estimate:
     """K jointly antithetic samples from a Gaussian copula (Dimitriev & Zhou 2021).
 
     grad_logits = (1/(K-1)) sum_k (f(b_k) - mean_j f(b_j)) (b_k - p) p (1 - p) / (p - rho),
@@ -86,8 +142,6 @@ def arms_gaussian(f, logits, u):
     Unbiased; K >= 3 evaluations of f (K = 2 is that of `arms`). Arguments and results as in
     `arm_tf.estimators`.
     """
-    import tensorflow_probability as tfp  # here, since it takes seconds to load
-
     n = u.shape[0]
     probs = tf.sigmoid(logits)
     tiny = tf.constant(np.finfo("float32").tiny, u.dtype)
@@ -101,7 +155,9 @@ def arms_gaussian(f, logits, u):
     return _debiased(f, b, probs, small, 2.0 * owens_t)
 
 
-def _debiased(f, b, probs, small, gap):
+def _debiased(
+    f: Callable[..., tf.Tensor], b: tf.Tensor, probs: tf.Tensor, small: tf.Tensor, gap: tf.Tensor
+) -> Estimate:
     """Leave-one-out estimate from dependent samples, p (1 - p) / gap undoing their dependence."""
     f_b = f(b)
     mean = tf.reduce_mean(f_b, axis=0)

@@ -1,16 +1,47 @@
 """Leave-one-out estimators with a second, learned control variate made of f's derivative."""
 
-import numpy as np
-import tensorflow as tf
+from __future__ import annotations
 
-from arm_tf import bernoulli
-from arm_tf.estimators import Estimate
+import typing
+from collections.abc import Callable
+
+import numpy as np
+
+from arm_tf.estimators import Estimate, estimator, lazy
 from arm_tf.estimators.derivative import differentiate
+
+if typing.TYPE_CHECKING:
+    import tensorflow as tf
+
+    from arm_tf import bernoulli
+else:
+    tf, bernoulli = lazy("tensorflow"), lazy("arm_tf.bernoulli")
 
 _HIDDEN = 16
 
 
-def double_cv(f, logits, u, parameters):
+def double_cv_parameters(units: int) -> dict[str, float]:
+    """The weight of the control variate to begin with, none; a dict."""
+    return {"alpha": 0.0}
+
+
+@estimator(
+    "double_cv",
+    summary="leave-one-out with a linear control variate from f's derivative",
+    source="Titsias & Shi 2022",
+    link="https://arxiv.org/abs/2111.05300",
+    equation=(
+        r"\frac{1}{K} \sum_k \left(g_k - \frac{1}{K-1} \sum_{j \ne k} g_j\right) (b_k - "
+        r"p) - \alpha \frac{1}{K} \sum_k f'(b_k) p (1 - p), g_k = f(b_k) + "
+        r"\frac{\alpha}{K-1} \sum_{j \ne k} f'(b_j)^T (b_k - p), p = \sigma(\phi)"
+    ),
+    min_samples=2,
+    derivative=True,
+    initial=double_cv_parameters,
+)
+def double_cv(
+    f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor, parameters: dict[str, tf.Tensor]
+) -> Estimate:
     """Leave-one-out with a linear control variate for each sample (Titsias & Shi 2022).
 
     grad_logits = (1/K) sum_k (v_k - mean_{j != k} v_j) (b_k - p) - alpha mean_k(f'(b_k)) p (1 - p),
@@ -39,11 +70,38 @@ def double_cv(f, logits, u, parameters):
     return Estimate(tf.reduce_mean(f_b, axis=0), grad_logits, tape.gradient(loss, parameters))
 
 
-def double_cv_parameters(units):
-    return {"alpha": 0.0}
+def rodeo_parameters(units: int) -> dict[str, np.ndarray]:
+    """Two networks that are zero at first."""
+    rng = np.random.default_rng(0)
+    return {
+        f"{name}_{part}": value
+        for name in ("h", "g")
+        for part, value in {
+            "value_kernel": rng.normal(scale=0.1, size=_HIDDEN),
+            "linear_kernel": rng.normal(scale=0.1, size=_HIDDEN),
+            "bias": np.zeros(_HIDDEN),
+            "output": np.zeros(_HIDDEN),
+        }.items()
+    }
 
 
-def rodeo(f, logits, u, parameters):
+@estimator(
+    "rodeo",
+    summary="leave-one-out with discrete Stein operators as control variates",
+    source="Shi et al. 2022",
+    link="https://arxiv.org/abs/2202.09497",
+    equation=(
+        r"\frac{1}{K} \sum_k \left\{\left[f(b_k) - \frac{1}{K-1} \sum_{j \ne k} (f(b_j) "
+        r"+ (A h_j)(b_j))\right] (b_k - \sigma(\phi)) + (A (g_k s))(b_k)\right\}, s(b) = b "
+        r"- \sigma(\phi)"
+    ),
+    min_samples=2,
+    derivative=True,
+    initial=rodeo_parameters,
+)
+def rodeo(
+    f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor, parameters: dict[str, tf.Tensor]
+) -> Estimate:
     """Leave-one-out with discrete Stein operators as control variates (Shi et al. 2022).
 
     grad_logits = (1/K) sum_k { [f(b_k) - mean_{j != k}(f(b_j) + (A h_j)(b_j))] (b_k - p)
@@ -91,22 +149,9 @@ def rodeo(f, logits, u, parameters):
     return Estimate(tf.reduce_mean(f_b, axis=0), grad_logits, tape.gradient(loss, parameters))
 
 
-def rodeo_parameters(units):
-    """Two networks that are zero at first."""
-    rng = np.random.default_rng(0)
-    return {
-        f"{name}_{part}": value
-        for name in ("h", "g")
-        for part, value in {
-            "value_kernel": rng.normal(scale=0.1, size=_HIDDEN),
-            "linear_kernel": rng.normal(scale=0.1, size=_HIDDEN),
-            "bias": np.zeros(_HIDDEN),
-            "output": np.zeros(_HIDDEN),
-        }.items()
-    }
-
-
-def _network(parameters, name, values, linear):
+def _network(
+    parameters: dict[str, tf.Tensor], name: str, values: tf.Tensor, linear: tf.Tensor
+) -> tf.Tensor:
     """One network of `rodeo`, applied to two numbers; shapes broadcast."""
     part = {key: parameters[f"{name}_{key}"] for key in ("value_kernel", "linear_kernel", "bias")}
     hidden = (
@@ -117,6 +162,6 @@ def _network(parameters, name, values, linear):
     return tf.linalg.matvec(tf.nn.leaky_relu(hidden), parameters[f"{name}_output"])
 
 
-def _mean_of_others(x):
+def _mean_of_others(x: tf.Tensor) -> tf.Tensor:
     """mean_{j != k} x_j for each k of the leading axis."""
     return (tf.reduce_sum(x, axis=0) - x) / (x.shape[0] - 1)

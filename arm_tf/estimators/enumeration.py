@@ -1,15 +1,39 @@
-"""Estimators that try both values of every unit, or all vectors."""
+"""Estimators that try both values of every unit, or of one at random, or all vectors."""
+
+from __future__ import annotations
 
 import itertools
+import typing
+from collections.abc import Callable
 
 import numpy as np
-import tensorflow as tf
 
-from arm_tf import bernoulli
-from arm_tf.estimators import Estimate
+from arm_tf.estimators import Estimate, estimator, lazy
+
+if typing.TYPE_CHECKING:
+    import tensorflow as tf
+
+    from arm_tf import bernoulli
+else:
+    tf, bernoulli = lazy("tensorflow"), lazy("arm_tf.bernoulli")
 
 
-def legrad(f, logits, u):
+@estimator(
+    "legrad",
+    summary="local expectation gradients: f with each unit flipped",
+    source="Titsias & Lázaro-Gredilla 2015",
+    link="https://arxiv.org/abs/1503.01494",
+    equation=(
+        r"\frac{1}{K} \sum_k p (1 - p) (2 b_k - 1) [f(b_k) - f(b_k \text{ with unit } v "
+        r"\text{ flipped})], p = \sigma(\phi)"
+    ),
+    evaluations=lambda k, v: k * (v + 1),
+    cost="K(V + 1)",
+    width=lambda k, v: k * (v + 1),
+    max_units=1000,
+    aliases=("indecater",),
+)
+def legrad(f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor) -> Estimate:
     """Local expectation gradients (Titsias & Lázaro-Gredilla 2015).
 
     grad_logits_i = (1/K) sum_k p_i (1 - p_i) [f(b_k, b_i = 1) - f(b_k, b_i = 0)],
@@ -17,8 +41,10 @@ def legrad(f, logits, u):
     grad_logits = p (1 - p) (2b - 1) [f(b) - f(b with unit i flipped)].
 
     Unbiased; K (V + 1) evaluations of f. In a network with further stochastic layers every one
-    of them is continued with noise of its own (`ram` shares it). Arguments and results as in
-    `arm_tf.estimators`; the value is that of the K samples b_k.
+    of them is continued with noise of its own (`ram` shares it). For units that are independent
+    given the logits it is IndeCateR (De Smet et al. 2023), which takes the mean over K draws of the
+    other units for each value of one. Arguments and results as in `arm_tf.estimators`; the value is
+    that of the K samples b_k.
     """
     b = bernoulli.sample(logits, u)  # [K, ..., V]
     num_samples, units = b.shape[0], b.shape[-1]
@@ -36,19 +62,49 @@ def legrad(f, logits, u):
     return Estimate(tf.reduce_mean(f_b, axis=0), tf.reduce_mean(grads, axis=0))
 
 
-def ram(f, logits, u):
+@estimator(
+    "ram",
+    summary="LeGrad whose flips share the noise of a network's later layers",
+    source="Tokui & Sato 2017",
+    link="https://proceedings.mlr.press/v70/tokui17a.html",
+    equation=(
+        r"\frac{1}{K} \sum_k p (1 - p) (2 b_k - 1) [f(b_k) - f(b_k \text{ with unit } v "
+        r"\text{ flipped})], p = \sigma(\phi)"
+    ),
+    evaluations=lambda k, v: k * (v + 1),
+    cost="K(V + 1)",
+    max_units=1000,
+)
+def ram(f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor) -> Estimate:
     """Reparameterisation and marginalisation (Tokui & Sato 2017).
 
-    grad_logits = p (1 - p) (2b - 1) [f(b) - f(b with unit i flipped)], as `legrad`, averaged over
-    K samples, but in a network with further stochastic layers all flips of a sample are continued
-    with the same noise as the sample, so that most of it cancels in the difference.
+    grad_logits = (1/K) sum_k p (1 - p) (2b_k - 1) [f(b_k) - f(b_k with unit i flipped)].
+
+    Of a single layer this is `legrad`, which it calls. The two differ in a chain of layers
+    (`arm_tf.chain.path_expectation`), by the `width` of their rows: here it is K, so that a sample
+    and all its flips are continued with one draw of the later layers' noise, most of which cancels
+    in the difference. An f that draws noise of its own draws as for `legrad`.
 
     Unbiased; K (V + 1) evaluations of f. Arguments and results as in `arm_tf.estimators`.
     """
     return legrad(f, logits, u)
 
 
-def exact(f, logits, u):
+@estimator(
+    "exact",
+    summary="enumeration of all vectors of a layer",
+    source="Williams 1992",
+    link="https://doi.org/10.1007/BF00992696",
+    equation=(
+        r"\sum_b q(b) f(b) (b - \sigma(\phi)), q(b) = \prod_{v=1}^V \sigma(\phi_v)^{b_v} "
+        r"\sigma(-\phi_v)^{1 - b_v}"
+    ),
+    evaluations=lambda k, v: 2**v,
+    cost="2^V",
+    width=lambda k, v: 2**v,
+    max_units=12,
+)
+def exact(f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor) -> Estimate:
     """Enumeration of all 2^V vectors (by definition; Williams 1992 for the score form).
 
     grad_logits = sum_b q(b) f(b) (b - sigmoid(logits)),  q(b) = prod_v Bernoulli(b_v).
@@ -67,3 +123,84 @@ def exact(f, logits, u):
     return Estimate(
         tf.reduce_sum(weighted, axis=0), tf.reduce_sum(weighted[..., tf.newaxis] * score, axis=0)
     )
+
+
+@estimator(
+    "bitflip",
+    summary="LeGrad for one unit at random",
+    source="Kunes et al. 2022",
+    link="https://arxiv.org/abs/2208.06124",
+    equation=(
+        r"\frac{1}{K} \sum_k V 1[v = j_k] p (1 - p) (2 b_k - 1) [f(b_k) - f(b_k \text{ with "
+        r"unit } j_k \text{ flipped})], p = \sigma(\phi)"
+    ),
+    evaluations=lambda k, v: 2 * k,
+    cost="2K",
+    rows=lambda k, v: 2 * k,
+)
+def bitflip(f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor) -> Estimate:
+    """bitflip-1, LeGrad for one unit at random (Kunes et al. 2022).
+
+    grad_logits_i = (1/K) sum_k V 1[i = j_k] p_i (1 - p_i) (2b_k - 1) [f(b_k) - f(b_k with unit j_k
+    flipped)],  p = sigmoid(logits), b_k = 1[u_k < p], j_k one of the V units, all alike.
+
+    Its variance vanishes with p (1 - p), and grows with V. Unbiased, since given b_k it averages to
+    `legrad` over j_k; 2K evaluations of f. In a network a sample and its flip are continued with
+    one draw of the later layers' noise. Arguments and results as in `arm_tf.estimators`; the first
+    K rows of the noise are u, the first unit of the others says which unit flips, and the value is
+    that of the K samples b_k.
+    """
+    u, chosen = tf.split(u, 2)
+    b = bernoulli.sample(logits, u)
+    flip = _one_unit(chosen)
+    f_b, f_flipped = tf.split(f(tf.concat([b, tf.abs(b - flip)], axis=0)), 2)
+    grads = _flip_gradient(logits, b, flip, f_b - f_flipped)
+    return Estimate(tf.reduce_mean(f_b, axis=0), tf.reduce_mean(grads, axis=0))
+
+
+@estimator(
+    "ugc",
+    summary="DisARM, with bitflip-1 for units close to 0 or 1",
+    source="Kunes et al. 2022",
+    link="https://arxiv.org/abs/2208.06124",
+    equation=(
+        r"\frac{1}{K} \sum_k g_k, g \text{ of bitflip where } \min(\sigma(\phi), \sigma(-\phi)) "
+        r"< \frac{1}{2 V}, \text{ else of disarm}"
+    ),
+    evaluations=lambda k, v: 3 * k,
+    cost="3K",
+    rows=lambda k, v: 2 * k,
+    width=lambda k, v: 2 * k,
+)
+def ugc(f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor) -> Estimate:
+    """Unbiased gradient variance clipping (Kunes et al. 2022).
+
+    grad_logits = (1/K) sum_k g_k, where g_k of unit i is that of `bitflip` if
+    min(p_i, 1 - p_i) < 1 / (2V), and else that of `disarm`; p = sigmoid(logits). Both are unbiased.
+
+    3K evaluations of f: at the pair of `disarm`, and at one flip of its first member, which in a
+    network shares that one's noise in the later layers. Arguments and results as in
+    `arm_tf.estimators`; noise as for `bitflip`, and the value is that of the K pairs.
+    """
+    u, chosen = tf.split(u, 2)
+    b = bernoulli.sample(logits, u)
+    b_anti = bernoulli.antithetic_sample(logits, u)
+    flip = _one_unit(chosen)
+    f_values = f(tf.concat([b, b_anti, tf.abs(b - flip)], axis=0))
+    f_b, f_anti, f_flipped = tf.split(f_values, 3)
+    pair = 0.5 * (b_anti - b) * tf.sigmoid(tf.abs(logits)) * (f_anti - f_b)[..., tf.newaxis]
+    is_extreme = tf.sigmoid(-tf.abs(logits)) < 0.5 / logits.shape[-1]
+    grads = tf.where(is_extreme, _flip_gradient(logits, b, flip, f_b - f_flipped), pair)
+    return Estimate(0.5 * tf.reduce_mean(f_b + f_anti, axis=0), tf.reduce_mean(grads, axis=0))
+
+
+def _one_unit(noise):
+    """1 for one of the units, all alike, 0 for the others; the first unit's noise says which."""
+    units = noise.shape[-1]
+    return tf.one_hot(tf.cast(units * noise[..., 0], tf.int32), units, dtype=noise.dtype)
+
+
+def _flip_gradient(logits, b, flip, difference):
+    """`bitflip`'s gradient for each sample, from f(b) less f at the flip."""
+    slope = b.shape[-1] * flip * tf.sigmoid(logits) * tf.sigmoid(-logits) * (2.0 * b - 1.0)
+    return slope * difference[..., tf.newaxis]

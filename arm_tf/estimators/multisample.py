@@ -9,16 +9,36 @@ Each of the samples may have logits of its own, [K, ..., V], as in the upper lay
 grad_logits has the shape of the logits.
 """
 
+from __future__ import annotations
+
 import math
+import typing
+from collections.abc import Callable
 
-import tensorflow as tf
+from arm_tf.estimators import Estimate, Option, estimator, lazy
 
-from arm_tf import bernoulli
-from arm_tf.estimators import Estimate
-from arm_tf.objectives import multisample_bound
+if typing.TYPE_CHECKING:
+    import tensorflow as tf
+
+    from arm_tf import bernoulli, objectives
+else:
+    tf, bernoulli, objectives = map(lazy, ("tensorflow", "arm_tf.bernoulli", "arm_tf.objectives"))
+
+_GAMMA = Option("gamma", 1.0, "Of ovis: 0 is unbiased, 1 the choice of its authors' program.")
 
 
-def vimco(f, logits, u):
+@estimator(
+    "vimco",
+    summary="multi-sample bound, score function with each sample's baseline from the others",
+    source="Mnih & Rezende 2016",
+    link="https://arxiv.org/abs/1602.06725",
+    equation=r"\sum_k (L - L_k - W_k) (b_k - \sigma(\phi))",
+    min_samples=2,
+    default_samples=5,
+    objective="multisample",
+    joint=True,
+)
+def vimco(f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor) -> Estimate:
     """VIMCO, the score function with a baseline for each sample (Mnih & Rezende 2016).
 
     grad_logits = sum_k (L - L_k - W_k) (b_k - sigmoid(logits)),  b = 1[u < sigmoid(logits)],
@@ -31,13 +51,31 @@ def vimco(f, logits, u):
 
     def signal(log_w):
         mean_of_others = tf.reduce_sum(_replace_each(log_w, 0.0), axis=0) / (log_w.shape[0] - 1)
-        baseline = multisample_bound(_replace_each(log_w, mean_of_others))
-        return multisample_bound(log_w) - baseline - tf.nn.softmax(log_w, axis=0)
+        baseline = objectives.multisample_bound(_replace_each(log_w, mean_of_others))
+        return objectives.multisample_bound(log_w) - baseline - tf.nn.softmax(log_w, axis=0)
 
     return _weigh_scores(signal, f, logits, u)
 
 
-def ovis(f, logits, u, gamma=1.0):
+@estimator(
+    "ovis",
+    summary="multi-sample bound, baselines of asymptotically least variance; unbiased at gamma = 0",
+    source="Liévin et al. 2020",
+    link="https://arxiv.org/abs/2008.01998",
+    equation=(
+        r"\sum_k (L - W_k - c_k) (b_k - \sigma(\phi)), c_k = \log \frac{1}{K-1} \sum_{j "
+        r"\ne k} w_j - \gamma W_k + (1 - \gamma) \log(1 - \frac{1}{K})"
+    ),
+    min_samples=2,
+    default_samples=5,
+    biased=True,
+    options=(_GAMMA,),
+    objective="multisample",
+    joint=True,
+)
+def ovis(
+    f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor, gamma: float = 1.0
+) -> Estimate:
     """OVIS, baselines of asymptotically least variance (Liévin et al. 2020, eq. 17).
 
     grad_logits = sum_k (L - W_k - c_k) (b_k - sigmoid(logits)),  b = 1[u < sigmoid(logits)],
@@ -53,25 +91,27 @@ def ovis(f, logits, u, gamma=1.0):
         others = tf.reduce_logsumexp(_replace_each(log_w, -math.inf), axis=0) - math.log(k - 1)
         direct = tf.nn.softmax(log_w, axis=0)
         c = others - gamma * direct + (1.0 - gamma) * math.log(1.0 - 1.0 / k)
-        return multisample_bound(log_w) - direct - c
+        return objectives.multisample_bound(log_w) - direct - c
 
     return _weigh_scores(signal, f, logits, u)
 
 
-def rws(f, logits, u):
-    """Reweighted wake-sleep, its wake phase (Bornschein & Bengio 2015).
-
-    grad_logits = sum_k W_k (b_k - sigmoid(logits)),  b = 1[u < sigmoid(logits)].
-
-    Not the gradient of L: for large K it ascends E[log q(b)] under the posterior p(b|x), that
-    is, descends on KL(p || q); its bias towards that is of order 1/K, and at K = 1 its mean is
-    zero. What f uses is trained on L. K evaluations of f. Arguments and results as in
-    `arm_tf.estimators`.
-    """
-    return _weigh_scores(lambda log_w: tf.nn.softmax(log_w, axis=0), f, logits, u)
-
-
-def disarm_local(f, logits, u):
+@estimator(
+    "disarm_local",
+    summary="multi-sample bound, DisARM for each sample with the others held fixed",
+    source="Dong, Mnih & Tucker 2020",
+    link="https://arxiv.org/abs/2006.10680",
+    equation=(
+        r"\sum_k \frac{1}{2} (L - \tilde L_k) (-1)^{\tilde b_k} 1[b_k \ne \tilde b_k] "
+        r"\sigma(|\phi|) - \sum_k W_k (b_k - \sigma(\phi))"
+    ),
+    evaluations=lambda k, v: 2 * k,
+    cost="2K",
+    default_samples=5,
+    width=lambda k, v: 2 * k,
+    objective="multisample",
+)
+def disarm_local(f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor) -> Estimate:
     """DisARM for each sample, the others held fixed (Dong, Mnih & Tucker 2020).
 
     grad_logits = sum_k 1/2 (L - L_anti_k) (-1)^b_anti_k 1[b_k != b_anti_k] sigmoid(|logits|)
@@ -85,44 +125,86 @@ def disarm_local(f, logits, u):
     b_anti = bernoulli.antithetic_sample(logits, u)
     f_b, f_anti = tf.split(f(tf.concat([b, b_anti], axis=0)), 2)
     log_w, log_w_anti = _scale(f_b, f_b), _scale(f_anti, f_b)
-    delta = multisample_bound(log_w) - multisample_bound(_replace_each(log_w, log_w_anti))
+    delta = objectives.multisample_bound(log_w) - objectives.multisample_bound(
+        _replace_each(log_w, log_w_anti)
+    )
     pair = 0.5 * (b - b_anti) * tf.sigmoid(tf.abs(logits))
     direct = tf.nn.softmax(log_w, axis=0)[..., tf.newaxis] * bernoulli.score(b, logits)
     grads = delta[..., tf.newaxis] * pair - direct
-    value = 0.5 * (multisample_bound(f_b) + multisample_bound(f_anti))
+    value = 0.5 * (objectives.multisample_bound(f_b) + objectives.multisample_bound(f_anti))
     return Estimate(value, _add_up(grads, logits))
 
 
-def wake_sleep(f, logits, u):
-    """Wake-sleep (Hinton et al. 1995), which `arm_tf.models.BinaryVAE` carries out.
+@estimator(
+    "rws",
+    summary="reweighted wake-sleep: the encoder follows the weighted samples",
+    source="Bornschein & Bengio 2015",
+    link="https://arxiv.org/abs/1406.2751",
+    equation=r"\sum_k W_k (b_k - \sigma(\phi))",
+    default_samples=5,
+    biased=True,
+    objective="multisample",
+    joint=True,
+)
+def rws(f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor) -> Estimate:
+    """Reweighted wake-sleep, its wake phase (Bornschein & Bengio 2015).
+
+    grad_logits = sum_k W_k (b_k - sigmoid(logits)),  b = 1[u < sigmoid(logits)].
+
+    Not the gradient of L: for large K it ascends E[log q(b)] under the posterior p(b|x), that
+    is, descends on KL(p || q); its bias towards that is of order 1/K, and at K = 1 its mean is
+    zero. What f uses is trained on L. K evaluations of f. Arguments and results as in
+    `arm_tf.estimators`.
+    """
+    return _weigh_scores(lambda log_w: tf.nn.softmax(log_w, axis=0), f, logits, u)
+
+
+@estimator(
+    "wake_sleep",
+    summary="the encoder learns from what the generative model dreams",
+    source="Hinton et al. 1995",
+    link="https://doi.org/10.1126/science.7761831",
+    equation=r"\frac{1}{K} \sum_k (b_k - \sigma(\phi(x_k))), (x_k, b_k) \sim p",
+    biased=True,
+    objective="multisample",
+    joint=True,
+    rule=True,
+)
+def wake_sleep(log_q: tf.Tensor) -> tf.Tensor:
+    """Wake-sleep (Hinton et al. 1995), a rule that `arm_tf.models.BinaryVAE` carries out.
 
     grad_logits = (1/K) sum_k (b_k - sigmoid(logits(x_k))),  (x_k, b_k) ~ p: the encoder ascends
     log q(b|x) on what the generative model dreams, not on data, and decoder and prior ascend L
     with b ~ q, which at K = 1 has the gradient of log p(x, b). Not the gradient of L.
 
-    Raises:
-      ValueError: always, as f has no dreams to learn from.
+    Args:
+      log_q: float [K, ...], log q(b_k | x_k) of dreams.
+
+    Returns:
+      float [...], what the encoder ascends: their mean.
     """
-    raise ValueError(
-        "'wake_sleep' learns from images that a generative model dreams, which a function f of "
-        "the samples does not have; it is a training rule of arm_tf.train, for binary VAEs."
-    )
+    return tf.reduce_mean(log_q, axis=0)
 
 
-def _weigh_scores(signal, f, logits, u):
+def _weigh_scores(
+    signal: Callable[[tf.Tensor], tf.Tensor],
+    f: Callable[..., tf.Tensor],
+    logits: tf.Tensor,
+    u: tf.Tensor,
+) -> Estimate:
     """Estimate sum_k signal_k (b_k - sigmoid(logits)), the signal a function of the log w."""
     b = bernoulli.sample(logits, u)
     f_b = f(b)
     grads = signal(_scale(f_b, f_b))[..., tf.newaxis] * bernoulli.score(b, logits)
-    return Estimate(multisample_bound(f_b), _add_up(grads, logits))
+    return Estimate(objectives.multisample_bound(f_b), _add_up(grads, logits))
 
 
-def _scale(log_w, reference):
+def _scale(log_w: tf.Tensor, reference: tf.Tensor) -> tf.Tensor:
     """The weights to a scale on which the largest reference is 1, for precision; a constant."""
     return tf.stop_gradient(log_w - tf.reduce_max(reference, axis=0))
 
 
-def _replace_each(log_w, others):
+def _replace_each(log_w: tf.Tensor, others: tf.Tensor | float) -> tf.Tensor:
     """log_w with each of its entries replaced in turn.
 
     Args:
@@ -137,6 +219,6 @@ def _replace_each(log_w, others):
     return tf.where(own, tf.convert_to_tensor(others, log_w.dtype), log_w[:, tf.newaxis])
 
 
-def _add_up(grads, logits):
+def _add_up(grads: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     """Gradients of the samples [K, ..., V], added up where the samples share their logits."""
     return grads if logits.shape.rank == grads.shape.rank else tf.reduce_sum(grads, axis=0)

@@ -6,19 +6,56 @@ et al. 2017). In a network with further stochastic layers the derivative of f re
 them as well; each estimator says what replaces the samples there.
 """
 
+from __future__ import annotations
+
 import functools
 import math
+import typing
+from collections.abc import Callable
 
 import numpy as np
-import tensorflow as tf
 
-from arm_tf import bernoulli
-from arm_tf.estimators import Estimate
+from arm_tf.estimators import Estimate, Option, estimator, lazy
 from arm_tf.estimators.derivative import differentiate, value_and_slopes
 from arm_tf.estimators.score_function import updated_averages
 
+if typing.TYPE_CHECKING:
+    import tensorflow as tf
 
-def concrete(f, logits, u, temperature=0.5):
+    from arm_tf import bernoulli
+else:
+    tf, bernoulli = lazy("tensorflow"), lazy("arm_tf.bernoulli")
+
+TEMPERATURE = Option(
+    "temperature", 0.5, "Temperature of relaxations, where it is not learned.", low=1e-3
+)
+_HIDDEN = 137
+
+
+def concrete_sample(
+    logits: tf.Tensor, u: tf.Tensor, temperature: float = 0.5
+) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+    """x with its own derivative, and no next parameters."""
+    return _relaxed_sample(temperature)(logits, u), {}
+
+
+@estimator(
+    "concrete",
+    summary="derivative of f at samples of the Concrete relaxation",
+    source="Maddison et al. 2017",
+    link="https://arxiv.org/abs/1611.00712",
+    equation=(
+        r"\frac{1}{K} \sum_k f'(x_k) \frac{x_k (1 - x_k)}{\tau}, x = "
+        r"\sigma\left(\frac{\phi - \log(u / (1 - u))}{\tau}\right)"
+    ),
+    biased=True,
+    derivative=True,
+    relaxation=concrete_sample,
+    options=(TEMPERATURE,),
+)
+def concrete(
+    f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor, temperature: float = 0.5
+) -> Estimate:
     """Derivative of f at relaxed samples (Maddison et al. 2017; Jang et al. 2017).
 
     grad_logits = (1/K) sum_k f'(x_k) x_k (1 - x_k) / temperature,
@@ -40,12 +77,22 @@ def concrete(f, logits, u, temperature=0.5):
     return Estimate(tf.reduce_mean(f_x, axis=0), grad_logits)
 
 
-def concrete_sample(logits, u, temperature=0.5):
-    """x with its own derivative, and no next parameters."""
-    return _relaxed_sample(temperature)(logits, u), {}
+def st_sample(logits: tf.Tensor, u: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+    """b with the derivative p (1 - p), and no next parameters."""
+    return sloping_sample(logits, u, _st_slope), {}
 
 
-def st(f, logits, u):
+@estimator(
+    "st",
+    summary="straight-through: sampling has the derivative of its mean",
+    source="Bengio et al. 2013",
+    link="https://arxiv.org/abs/1308.3432",
+    equation=r"\frac{1}{K} \sum_k f'(b_k) \sigma(\phi) \sigma(-\phi)",
+    biased=True,
+    derivative=True,
+    relaxation=st_sample,
+)
+def st(f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor) -> Estimate:
     """Straight-through (Bengio et al. 2013): sampling has the derivative of its mean.
 
     grad_logits = (1/K) sum_k f'(b_k) p (1 - p),  p = sigmoid(logits).
@@ -57,19 +104,41 @@ def st(f, logits, u):
     Raises:
       ValueError: f is not differentiable in b.
     """
-    return _straight_through("st", f, logits, u, _st_slope)
+    return straight_through("st", f, logits, u, _st_slope)
 
 
-def st_sample(logits, u):
-    """b with the derivative p (1 - p), and no next parameters."""
-    return _sloping_sample(logits, u, _st_slope), {}
+def _st_slope(logits: tf.Tensor, u: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+    return sigmoid_slope(logits)
 
 
-def _st_slope(logits, u, b):
-    return _sigmoid_slope(logits)
+def st_annealed_sample(
+    logits: tf.Tensor, u: tf.Tensor, parameters: dict[str, tf.Tensor]
+) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+    """b with the derivative slope p (1 - p), and the next slope."""
+    slope, new_parameters = _annealed(parameters)
+    return sloping_sample(logits, u, slope), new_parameters
 
 
-def st_annealed(f, logits, u, parameters):
+def st_annealed_parameters(units: int) -> dict[str, float]:
+    """The slope to begin with, the sigmoid's own; a dict."""
+    return {"slope": 1.0}
+
+
+@estimator(
+    "st_annealed",
+    summary="straight-through through a sigmoid that grows steeper in training",
+    source="Chung et al. 2017",
+    link="https://arxiv.org/abs/1609.01704",
+    equation=r"\frac{1}{K} \sum_k f'(b_k) s \sigma(s \phi) \sigma(-s \phi)",
+    biased=True,
+    derivative=True,
+    relaxation=st_annealed_sample,
+    initial=st_annealed_parameters,
+    averages=("slope",),
+)
+def st_annealed(
+    f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor, parameters: dict[str, tf.Tensor]
+) -> Estimate:
     """Straight-through with slope annealing (Chung et al. 2017).
 
     grad_logits = (1/K) sum_k f'(b_k) slope p (1 - p),  p = sigmoid(slope logits),
@@ -83,28 +152,43 @@ def st_annealed(f, logits, u, parameters):
       ValueError: f is not differentiable in b.
     """
     slope, new_parameters = _annealed(parameters)
-    estimate = _straight_through("st_annealed", f, logits, u, slope)
+    estimate = straight_through("st_annealed", f, logits, u, slope)
     return estimate._replace(new_parameters=new_parameters)
 
 
-def st_annealed_sample(logits, u, parameters):
-    """b with the derivative slope p (1 - p), and the next slope."""
-    slope, new_parameters = _annealed(parameters)
-    return _sloping_sample(logits, u, slope), new_parameters
-
-
-def _annealed(parameters):
+def _annealed(
+    parameters: dict[str, tf.Tensor],
+) -> tuple[Callable[..., tf.Tensor], dict[str, tf.Tensor]]:
     """The derivative of a sample at the present slope, and the next slope."""
     slope = parameters["slope"]
-    derivative = lambda logits, u, b: slope * _sigmoid_slope(slope * logits)
+    derivative = lambda logits, u, b: slope * sigmoid_slope(slope * logits)
     return derivative, {"slope": tf.minimum(slope + 0.04 / 1000, 5.0)}
 
 
-def st_annealed_parameters(units):
-    return {"slope": 1.0}
+def st_gumbel_sample(
+    logits: tf.Tensor, u: tf.Tensor, temperature: float = 0.5
+) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+    """b with the derivative x (1 - x) / temperature, and no next parameters."""
+    return sloping_sample(logits, u, _gumbel_slope(temperature)), {}
 
 
-def st_gumbel(f, logits, u, temperature=0.5):
+@estimator(
+    "st_gumbel",
+    summary="straight-through: sampling has the derivative of its Concrete relaxation",
+    source="Jang et al. 2017",
+    link="https://arxiv.org/abs/1611.01144",
+    equation=(
+        r"\frac{1}{K} \sum_k f'(b_k) \frac{x_k (1 - x_k)}{\tau}, x = "
+        r"\sigma\left(\frac{\phi - \log(u / (1 - u))}{\tau}\right)"
+    ),
+    biased=True,
+    derivative=True,
+    relaxation=st_gumbel_sample,
+    options=(TEMPERATURE,),
+)
+def st_gumbel(
+    f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor, temperature: float = 0.5
+) -> Estimate:
     """Straight-through Gumbel-softmax (Jang et al. 2017) for binary units.
 
     grad_logits = (1/K) sum_k f'(b_k) x_k (1 - x_k) / temperature,
@@ -117,15 +201,10 @@ def st_gumbel(f, logits, u, temperature=0.5):
     Raises:
       ValueError: f is not differentiable in b.
     """
-    return _straight_through("st_gumbel", f, logits, u, _gumbel_slope(temperature))
+    return straight_through("st_gumbel", f, logits, u, _gumbel_slope(temperature))
 
 
-def st_gumbel_sample(logits, u, temperature=0.5):
-    """b with the derivative x (1 - x) / temperature, and no next parameters."""
-    return _sloping_sample(logits, u, _gumbel_slope(temperature)), {}
-
-
-def _gumbel_slope(temperature):
+def _gumbel_slope(temperature: float) -> Callable[..., tf.Tensor]:
     relax_sample = _relaxed_sample(temperature)
 
     def slope(logits, u, b):
@@ -135,7 +214,23 @@ def _gumbel_slope(temperature):
     return slope
 
 
-def darn(f, logits, u):
+def darn_sample(logits: tf.Tensor, u: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+    """b with the derivative (b - 1/2) (b - p), and no next parameters."""
+    return sloping_sample(logits, u, _darn_slope), {}
+
+
+@estimator(
+    "darn",
+    summary="1/2 estimator, exact for an f quadratic in each unit of a single layer",
+    source="Gregor et al. 2014",
+    link="https://arxiv.org/abs/1310.8499",
+    equation=r"\frac{1}{K} \sum_k f'(b_k) (b_k - \frac{1}{2}) (b_k - \sigma(\phi))",
+    biased=True,
+    derivative=True,
+    relaxation=darn_sample,
+    aliases=("zgr",),
+)
+def darn(f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor) -> Estimate:
     """The 1/2 estimator of deep autoregressive networks (Gregor et al. 2014).
 
     grad_logits = (1/K) sum_k f'(b_k) (b_k - 1/2) (b_k - sigmoid(logits)),
@@ -144,25 +239,43 @@ def darn(f, logits, u):
 
     Exact in expectation if f is quadratic in each unit and there is no later layer, otherwise
     biased. Later layers are sampled, with (b - 1/2) (b - sigmoid(logits)) for the derivative of a
-    sample in its logits. K evaluations and derivatives of f. Arguments and results as in
-    `arm_tf.estimators`.
+    sample in its logits. For bits it is also `reinmax` at temperature 1, and the limit of
+    `st_gumbel_rao` as the temperature falls, known as ZGR. K evaluations and derivatives of f.
+    Arguments and results as in `arm_tf.estimators`.
 
     Raises:
       ValueError: f is not differentiable in b.
     """
-    return _straight_through("darn", f, logits, u, _darn_slope)
+    return straight_through("darn", f, logits, u, _darn_slope)
 
 
-def darn_sample(logits, u):
-    """b with the derivative (b - 1/2) (b - p), and no next parameters."""
-    return _sloping_sample(logits, u, _darn_slope), {}
-
-
-def _darn_slope(logits, u, b):
+def _darn_slope(logits: tf.Tensor, u: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
     return (b - 0.5) * bernoulli.score(b, logits)
 
 
-def muprop(f, logits, u, parameters):
+def muprop_parameters(units: int) -> dict[str, float]:
+    """The moving average and the number of calls that it is over."""
+    return {"mean": 0.0, "calls": 0.0}
+
+
+@estimator(
+    "muprop",
+    summary="score function with f's first-order expansion at the mean as control variate",
+    source="Gu et al. 2016",
+    link="https://arxiv.org/abs/1511.05176",
+    equation=(
+        r"\frac{1}{K} \sum_k [f(b_k) - f(p) - f'(p)^T (b_k - p) - c] (b_k - p) + f'(p) p "
+        r"(1 - p), p = \sigma(\phi)"
+    ),
+    evaluations=lambda k, v: k + 1,
+    cost="K + 1",
+    derivative=True,
+    initial=muprop_parameters,
+    averages=("mean", "calls"),
+)
+def muprop(
+    f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor, parameters: dict[str, tf.Tensor]
+) -> Estimate:
     """Score function, less f's first-order Taylor expansion at the mean (Gu et al. 2016).
 
     grad_logits = (1/K) sum_k [f(b_k) - f(p) - f'(p)^T (b_k - p) - c] (b_k - p) + f'(p) p (1 - p),
@@ -193,12 +306,29 @@ def muprop(f, logits, u, parameters):
     )
 
 
-def muprop_parameters(units):
-    """The moving average and the number of calls that it is over."""
-    return {"mean": 0.0, "calls": 0.0}
+def rebar_parameters(units: int) -> dict[str, float]:
+    """Weight of the control variate and temperature to begin with; a dict."""
+    return {"eta": 1.0, "log_temperature": math.log(0.5)}
 
 
-def rebar(f, logits, u, parameters):
+@estimator(
+    "rebar",
+    summary="score function with f at relaxed samples as control variate",
+    source="Tucker et al. 2017",
+    link="https://arxiv.org/abs/1703.07370",
+    equation=(
+        r"\frac{1}{K} \sum_k \left\{[f(b_k) - c(y_k)] (b_k - \sigma(\phi)) + \nabla_\phi "
+        r"c(z_k) - \nabla_\phi c(y_k)\right\}, c(z) = \eta f(\sigma(z / \tau))"
+    ),
+    evaluations=lambda k, v: 3 * k,
+    cost="3K",
+    rows=lambda k, v: 2 * k,
+    derivative=True,
+    initial=rebar_parameters,
+)
+def rebar(
+    f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor, parameters: dict[str, tf.Tensor]
+) -> Estimate:
     """Score function with the Concrete relaxation as control variate (Tucker et al. 2017).
 
     grad_logits = (1/K) sum_k [f(b_k) - c(y_k)] (b_k - sigmoid(logits)) + dc(z_k) - dc(y_k),
@@ -221,11 +351,38 @@ def rebar(f, logits, u, parameters):
     return _with_control(control, f, logits, u, parameters)
 
 
-def rebar_parameters(units):
-    return {"eta": 1.0, "log_temperature": math.log(0.5)}
+def relax_parameters(units: int) -> dict[str, float | np.ndarray]:
+    """Those of `rebar`, and a network that is zero at first."""
+    limit = math.sqrt(6 / (units + _HIDDEN))
+    rng = np.random.default_rng(0)
+    return {
+        **rebar_parameters(units),
+        "kernel_z": rng.uniform(-limit, limit, (units, _HIDDEN)),
+        "kernel_logits": rng.uniform(-limit, limit, (units, _HIDDEN)),
+        "bias": np.zeros(_HIDDEN),
+        "output_kernel": np.zeros(_HIDDEN),
+        "output_bias": 0.0,
+    }
 
 
-def relax(f, logits, u, parameters):
+@estimator(
+    "relax",
+    summary="REBAR with a network added to the control variate",
+    source="Grathwohl et al. 2018",
+    link="https://arxiv.org/abs/1711.00123",
+    equation=(
+        r"\frac{1}{K} \sum_k \left\{[f(b_k) - c(y_k)] (b_k - \sigma(\phi)) + \nabla_\phi "
+        r"c(z_k) - \nabla_\phi c(y_k)\right\}, c(z) = \eta f(\sigma(z / \tau)) + r(z)"
+    ),
+    evaluations=lambda k, v: 3 * k,
+    cost="3K",
+    rows=lambda k, v: 2 * k,
+    derivative=True,
+    initial=relax_parameters,
+)
+def relax(
+    f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor, parameters: dict[str, tf.Tensor]
+) -> Estimate:
     """REBAR with a network added to the control variate (Grathwohl et al. 2018).
 
     grad_logits = (1/K) sum_k [f(b_k) - c(y_k)] (b_k - sigmoid(logits)) + dc(z_k) - dc(y_k), as
@@ -254,45 +411,40 @@ def relax(f, logits, u, parameters):
     return _with_control(control, f, logits, u, parameters)
 
 
-_HIDDEN = 137
-
-
-def relax_parameters(units):
-    """Those of `rebar`, and a network that is zero at first."""
-    limit = math.sqrt(6 / (units + _HIDDEN))
-    rng = np.random.default_rng(0)
-    return {
-        **rebar_parameters(units),
-        "kernel_z": rng.uniform(-limit, limit, (units, _HIDDEN)),
-        "kernel_logits": rng.uniform(-limit, limit, (units, _HIDDEN)),
-        "bias": np.zeros(_HIDDEN),
-        "output_kernel": np.zeros(_HIDDEN),
-        "output_bias": 0.0,
-    }
-
-
-def _straight_through(name, f, logits, u, slope):
+def straight_through(
+    name: str,
+    f: Callable[..., tf.Tensor],
+    logits: tf.Tensor,
+    u: tf.Tensor,
+    slope: Callable[..., tf.Tensor],
+) -> Estimate:
     """Estimate where sampling is said to have the derivative slope(logits, u, b), in all layers."""
-    sample = functools.partial(_sloping_sample, slope=slope)
+    sample = functools.partial(sloping_sample, slope=slope)
     b = bernoulli.sample(logits, u)
     f_b, slopes = differentiate(name, functools.partial(f, sample=sample), b)
     grad_logits = tf.reduce_mean(slopes * slope(logits, u, b), axis=0)
     return Estimate(tf.reduce_mean(f_b, axis=0), grad_logits)
 
 
-def _sloping_sample(logits, u, slope):
+def sloping_sample(logits: tf.Tensor, u: tf.Tensor, slope: Callable[..., tf.Tensor]) -> tf.Tensor:
     """b = 1[u < sigmoid(logits)] with slope(logits, u, b) for its derivative in the logits."""
     b = bernoulli.sample(logits, u)
     line = tf.stop_gradient(slope(logits, u, b)) * logits
     return b + (line - tf.stop_gradient(line))
 
 
-def _with_control(control, f, logits, u, parameters):
+def _with_control(
+    control: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]],
+    f: Callable[..., tf.Tensor],
+    logits: tf.Tensor,
+    u: tf.Tensor,
+    parameters: dict[str, tf.Tensor],
+) -> Estimate:
     """Estimate of `rebar` with any control(z), which returns c(z) and its derivative in z."""
     u, v = tf.split(u, 2)
     b = bernoulli.sample(logits, u)
     f_b = f(b)
-    y, y_slopes = _latent_given_sample(logits, b, v)
+    y, y_slopes = latent_given_sample(logits, b, v)
     z = tf.concat([_latent(logits, u), y], axis=0)  # [2K, ..., V]
     with tf.GradientTape() as tape:
         tape.watch(parameters)
@@ -310,7 +462,9 @@ def _with_control(control, f, logits, u, parameters):
     )
 
 
-def _scaled_relaxation(name, f, z, parameters):
+def _scaled_relaxation(
+    name: str, f: Callable[..., tf.Tensor], z: tf.Tensor, parameters: dict[str, tf.Tensor]
+) -> tuple[tf.Tensor, tf.Tensor]:
     """eta f(sigmoid(z / temperature)) and its derivative in z."""
     temperature = tf.exp(parameters["log_temperature"])
     x = tf.sigmoid(z / temperature)
@@ -319,17 +473,19 @@ def _scaled_relaxation(name, f, z, parameters):
     return parameters["eta"] * f_x, parameters["eta"] * slopes * x * (1.0 - x) / temperature
 
 
-def _relaxed_sample(temperature):
+def _relaxed_sample(temperature: float | tf.Tensor) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
     """The Concrete relaxation of `bernoulli.sample`, a function of (logits, u)."""
     return lambda logits, u: tf.sigmoid(_latent(logits, u) / temperature)
 
 
-def _latent(logits, u):
+def _latent(logits: tf.Tensor, u: tf.Tensor) -> tf.Tensor:
     """z = logits - log(u / (1 - u)); z > 0 where u < sigmoid(logits)."""
     return logits - _logit(u)
 
 
-def _latent_given_sample(logits, b, v):
+def latent_given_sample(
+    logits: tf.Tensor, b: tf.Tensor, v: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
     """The latent z given b, from uniform noise v, and its derivative in the logits, b held fixed.
 
     It is z at the noise u = v p for b = 1 and u = p + v (1 - p) for b = 0, p = sigmoid(logits);
@@ -340,12 +496,13 @@ def _latent_given_sample(logits, b, v):
     return sign * tf.nn.softplus(magnitude), tf.sigmoid(magnitude) * tf.sigmoid(sign * logits)
 
 
-def _logit(u):
+def _logit(u: tf.Tensor) -> tf.Tensor:
     """log(u / (1 - u)), with u = 0 taken for half the spacing of TensorFlow's uniform numbers."""
     half = np.finfo(u.dtype.as_numpy_dtype).eps / 2
     u = tf.clip_by_value(u, half, 1.0 - half)
     return tf.math.log(u) - tf.math.log1p(-u)
 
 
-def _sigmoid_slope(logits):
+def sigmoid_slope(logits: tf.Tensor) -> tf.Tensor:
+    """The sigmoid's derivative, p (1 - p)."""
     return tf.sigmoid(logits) * tf.sigmoid(-logits)

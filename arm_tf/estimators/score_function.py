@@ -1,15 +1,53 @@
 """Estimators that weigh a score by f at single samples."""
 
+from __future__ import annotations
+
 import math
+import typing
+from collections.abc import Callable
 
 import numpy as np
-import tensorflow as tf
 
-from arm_tf import bernoulli
-from arm_tf.estimators import Estimate
+from arm_tf.estimators import Estimate, estimator, lazy
+
+if typing.TYPE_CHECKING:
+    import tensorflow as tf
+
+    from arm_tf import bernoulli
+else:
+    tf, bernoulli = lazy("tensorflow"), lazy("arm_tf.bernoulli")
+
+_DECAY = 0.99  # of moving averages
+_BASELINE_UNITS = 100
 
 
-def reinforce(f, logits, u):
+@estimator(
+    "ar",
+    summary="augment-REINFORCE: ARM before merging",
+    source="Yin & Zhou 2019",
+    link="https://arxiv.org/abs/1807.11143",
+    equation=r"\frac{1}{K} \sum_k f(b_k) (1 - 2 u_k)",
+)
+def ar(f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor) -> Estimate:
+    """Augment-REINFORCE (Yin & Zhou 2019, the AR estimator of section 2).
+
+    grad_logits = (1/K) sum_k f(b_k) (1 - 2 u_k),  b = 1[u < sigmoid(logits)].
+
+    Unbiased; K evaluations of f. Arguments and results as in `arm_tf.estimators`.
+    """
+    f_b = f(bernoulli.sample(logits, u))
+    grad_logits = tf.reduce_mean(f_b[..., tf.newaxis] * (1.0 - 2.0 * u), axis=0)
+    return Estimate(tf.reduce_mean(f_b, axis=0), grad_logits)
+
+
+@estimator(
+    "reinforce",
+    summary="score function without a baseline",
+    source="Williams 1992",
+    link="https://doi.org/10.1007/BF00992696",
+    equation=r"\frac{1}{K} \sum_k f(b_k) (b_k - \sigma(\phi))",
+)
+def reinforce(f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor) -> Estimate:
     """REINFORCE, the score-function estimator (Williams 1992).
 
     grad_logits = (1/K) sum_k f(b_k) (b_k - sigmoid(logits)),  b = 1[u < sigmoid(logits)].
@@ -22,38 +60,23 @@ def reinforce(f, logits, u):
     return Estimate(tf.reduce_mean(f_b, axis=0), grad_logits)
 
 
-def ar(f, logits, u):
-    """Augment-REINFORCE (Yin & Zhou 2019, the AR estimator of section 2).
-
-    grad_logits = (1/K) sum_k f(b_k) (1 - 2 u_k),  b = 1[u < sigmoid(logits)].
-
-    Unbiased; K evaluations of f. Arguments and results as in `arm_tf.estimators`.
-    """
-    f_b = f(bernoulli.sample(logits, u))
-    grad_logits = tf.reduce_mean(f_b[..., tf.newaxis] * (1.0 - 2.0 * u), axis=0)
-    return Estimate(tf.reduce_mean(f_b, axis=0), grad_logits)
+def reinforce_baseline_parameters(units: int) -> dict[str, float]:
+    """The moving average and the number of calls that it is over."""
+    return {"mean": 0.0, "calls": 0.0}
 
 
-def loo(f, logits, u):
-    """REINFORCE with the other samples' mean as baseline (Kool et al. 2019).
-
-    grad_logits = (1/(K-1)) sum_k (f(b_k) - mean_j f(b_j)) (b_k - sigmoid(logits)),
-    which is (1/K) sum_k (f(b_k) - mean_{j != k} f(b_j)) (b_k - sigmoid(logits))
-    (also Salimans & Knowles 2014).
-
-    Unbiased; K >= 2 evaluations of f. Arguments and results as in `arm_tf.estimators`.
-    """
-    b = bernoulli.sample(logits, u)
-    f_b = f(b)
-    mean = tf.reduce_mean(f_b, axis=0)
-    signal = (f_b - mean) / (f_b.shape[0] - 1)
-    return Estimate(mean, tf.reduce_sum(signal[..., tf.newaxis] * bernoulli.score(b, logits), 0))
-
-
-_DECAY = 0.99  # of moving averages
-
-
-def reinforce_baseline(f, logits, u, parameters):
+@estimator(
+    "reinforce_baseline",
+    summary="score function with a moving-average baseline",
+    source="Williams 1992",
+    link="https://doi.org/10.1007/BF00992696",
+    equation=r"\frac{1}{K} \sum_k (f(b_k) - c) (b_k - \sigma(\phi))",
+    initial=reinforce_baseline_parameters,
+    averages=("mean", "calls"),
+)
+def reinforce_baseline(
+    f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor, parameters: dict[str, tf.Tensor]
+) -> Estimate:
     """REINFORCE with a moving-average baseline (Williams 1992).
 
     grad_logits = (1/K) sum_k (f(b_k) - c) (b_k - sigmoid(logits)), with c the average of f over
@@ -71,12 +94,9 @@ def reinforce_baseline(f, logits, u, parameters):
     )
 
 
-def reinforce_baseline_parameters(units):
-    """The moving average and the number of calls that it is over."""
-    return {"mean": 0.0, "calls": 0.0}
-
-
-def updated_averages(parameters, **observed):
+def updated_averages(
+    parameters: dict[str, tf.Tensor], **observed: tf.Tensor
+) -> dict[str, tf.Tensor]:
     """Moving averages after one more call, the first few calls weighed as if there were no past.
 
     A call that observes what is not finite, as the mean over no data is not, leaves them as they
@@ -94,10 +114,33 @@ def updated_averages(parameters, **observed):
     return {**averages, "calls": keep(calls + 1.0, calls)}
 
 
-_BASELINE_UNITS = 100
+def nvil_parameters(units: int) -> dict[str, float | np.ndarray]:
+    """A network that is zero at first, and moving averages of what it leaves."""
+    limit = math.sqrt(6 / (units + _BASELINE_UNITS))
+    kernel = np.random.default_rng(0).uniform(-limit, limit, (units, _BASELINE_UNITS))
+    return {
+        "kernel_1": kernel,
+        "bias_1": np.zeros(_BASELINE_UNITS),
+        "kernel_2": np.zeros(_BASELINE_UNITS),
+        "bias_2": 0.0,
+        "mean": 0.0,
+        "square": 0.0,
+        "calls": 0.0,
+    }
 
 
-def nvil(f, logits, u, parameters):
+@estimator(
+    "nvil",
+    summary="score function with a learned baseline, signal centred and normalised",
+    source="Mnih & Gregor 2014",
+    link="https://arxiv.org/abs/1402.0030",
+    equation=r"\frac{1}{K} \sum_k \frac{f(b_k) - C(\phi) - c}{\max(1, d)} (b_k - \sigma(\phi))",
+    initial=nvil_parameters,
+    averages=("mean", "square", "calls"),
+)
+def nvil(
+    f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor, parameters: dict[str, tf.Tensor]
+) -> Estimate:
     """REINFORCE with a learned, input-dependent baseline (Mnih & Gregor 2014).
 
     grad_logits = (1/K) sum_k (f(b_k) - C(logits) - c) / max(1, d) (b_k - sigmoid(logits)),
@@ -134,16 +177,31 @@ def nvil(f, logits, u, parameters):
     )
 
 
-def nvil_parameters(units):
-    """A network that is zero at first, and moving averages of what it leaves."""
-    limit = math.sqrt(6 / (units + _BASELINE_UNITS))
-    kernel = np.random.default_rng(0).uniform(-limit, limit, (units, _BASELINE_UNITS))
-    return {
-        "kernel_1": kernel,
-        "bias_1": np.zeros(_BASELINE_UNITS),
-        "kernel_2": np.zeros(_BASELINE_UNITS),
-        "bias_2": 0.0,
-        "mean": 0.0,
-        "square": 0.0,
-        "calls": 0.0,
-    }
+@estimator(
+    "loo",
+    summary="score function, the other samples' mean as baseline",
+    source="Kool et al. 2019",
+    link="https://openreview.net/forum?id=r1lgTGL5DE",
+    equation=(
+        r"\frac{1}{K-1} \sum_k \left(f(b_k) - \frac{1}{K} \sum_j f(b_j)\right) (b_k - "
+        r"\sigma(\phi))"
+    ),
+    min_samples=2,
+    aliases=("rloo", "vargrad"),
+)
+def loo(f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor) -> Estimate:
+    """REINFORCE with the other samples' mean as baseline (Kool et al. 2019).
+
+    grad_logits = (1/(K-1)) sum_k (f(b_k) - mean_j f(b_j)) (b_k - sigmoid(logits)),
+    which is (1/K) sum_k (f(b_k) - mean_{j != k} f(b_j)) (b_k - sigmoid(logits))
+    (also Salimans & Knowles 2014). It is the gradient of half the samples' variance of f, with the
+    samples held fixed and f = log p - log q a function of the logits, which is VarGrad (Richter et
+    al. 2020).
+
+    Unbiased; K >= 2 evaluations of f. Arguments and results as in `arm_tf.estimators`.
+    """
+    b = bernoulli.sample(logits, u)
+    f_b = f(b)
+    mean = tf.reduce_mean(f_b, axis=0)
+    signal = (f_b - mean) / (f_b.shape[0] - 1)
+    return Estimate(mean, tf.reduce_sum(signal[..., tf.newaxis] * bernoulli.score(b, logits), 0))

@@ -1,8 +1,12 @@
 """The stochastic binary network for a part of an image given the rest."""
 
+import typing
+from collections.abc import Sequence
+
 import tensorflow as tf
 
 from arm_tf import bernoulli, estimators
+from arm_tf.expectation import GradientEstimator
 from arm_tf.models.network import BinaryNetwork, apply_map
 
 _COMPLETIONS = 3
@@ -24,7 +28,14 @@ class ConditionalNetwork(BinaryNetwork):
       ValueError: an unknown choice, or one that needs the pixel_mean without it.
     """
 
-    def __init__(self, pixels=784, num_layers=2, *args, upper=None, **kwargs):
+    def __init__(
+        self,
+        pixels: int = 784,
+        num_layers: int = 2,
+        *args: typing.Any,
+        upper: int | None = None,
+        **kwargs: typing.Any,
+    ) -> None:
         upper = upper or pixels // 2
         seen, drawn = slice(None, upper), slice(upper, None)
         super().__init__(pixels, num_layers, *args, seen=seen, drawn=drawn, **kwargs)
@@ -33,25 +44,29 @@ class ConditionalNetwork(BinaryNetwork):
         self.prior_logits = None
         self.built = True
 
-    def visible(self, x):
+    def visible(self, x: tf.Tensor) -> tf.Tensor:
         return x[..., : self.upper]
 
-    def gradient_estimators(self, estimator="arm", num_samples=None, **options):
+    def gradient_estimators(
+        self, estimator: str = "arm", num_samples: int | None = None, **options: float
+    ) -> list[GradientEstimator]:
         """As in `BinaryNetwork`; ValueError where the estimator needs a log q in f, or a prior."""
         row = estimators.get(estimator)
-        if row.objective != "elbo" or row.dreams:
+        if row.objective != "elbo" or row.rule:
             raise ValueError(f"{estimator!r} is not for the conditional network, which has no q.")
         return super().gradient_estimators(estimator, num_samples, **options)
 
-    def log_weight(self, x, path, path_logits):
+    def log_weight(
+        self, x: tf.Tensor, path: Sequence[tf.Tensor], path_logits: Sequence[tf.Tensor]
+    ) -> tf.Tensor:
         return bernoulli.log_prob(x[..., self.upper :], apply_map(self.decoder[0], path[-1]))
 
     @property
-    def picture_rows(self):
+    def picture_rows(self) -> int:
         """Rows of units' noise that `pictures` needs for one image; int."""
         return _COMPLETIONS * self.num_layers
 
-    def pictures(self, x, u):
+    def pictures(self, x: tf.Tensor, u: tf.Tensor) -> dict[str, list[tf.Tensor]]:
         """Images, and three completions of each: p(x_l|b_T) at one b_{1:T} under the true x_u.
 
         Args:

@@ -2,6 +2,7 @@
 
 import functools
 import typing
+from collections.abc import Callable, Mapping, Sequence
 
 import keras
 import numpy as np
@@ -10,7 +11,9 @@ import tensorflow as tf
 from arm_tf import chain, objectives
 from arm_tf.expectation import GradientEstimator, draw
 
-_SCALINGS = {"none": (1.0, 0.0), "symmetric": (2.0, -1.0)}  # scale and offset
+_Choice = typing.TypeVar("_Choice")
+_Scaling = tuple[float, float | np.ndarray]  # scale and offset
+_SCALINGS: dict[str, _Scaling] = {"none": (1.0, 0.0), "symmetric": (2.0, -1.0)}
 
 
 class Losses(typing.NamedTuple):
@@ -57,30 +60,30 @@ class BinaryNetwork(keras.Model):
       ValueError: an unknown choice, or one that needs the pixel_mean without it.
     """
 
-    _dream_rows = 0  # of noise for what is drawn from the model; a VAE has a prior to do so
-
     def __init__(
         self,
-        pixels=784,
-        num_layers=1,
-        network="linear",
-        units=200,
-        leaky_slope=0.1,
-        input_scaling="none",
-        code_scaling="none",
-        output_bias="zeros",
-        pixel_mean=None,
-        seed=0,
-        seen=slice(None),
-        drawn=slice(None),
-        **kwargs,
-    ):
+        pixels: int = 784,
+        num_layers: int = 1,
+        network: str = "linear",
+        units: int = 200,
+        leaky_slope: float = 0.1,
+        input_scaling: str = "none",
+        code_scaling: str = "none",
+        output_bias: str = "zeros",
+        pixel_mean: np.ndarray | None = None,
+        seed: int = 0,
+        *,
+        seen: slice = slice(None),
+        drawn: slice = slice(None),
+        **kwargs: typing.Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.pixels, self.units, self._drawn = pixels, units, drawn
         self._hidden_layers = choose("network", network, {"linear": 0, "nonlinear": 2})
         self._leaky_slope = leaky_slope
         self._code_scaling = choose("code_scaling", code_scaling, _SCALINGS)
-        scalings, biases = dict(_SCALINGS), {"zeros": "zeros"}
+        scalings = dict(_SCALINGS)
+        biases: dict[str, str | Callable[..., tf.Tensor]] = {"zeros": "zeros"}
         if pixel_mean is not None:
             mean = np.asarray(pixel_mean)
             scalings["centered"] = (1.0, -mean[seen])
@@ -94,7 +97,14 @@ class BinaryNetwork(keras.Model):
         for t in range(2, num_layers + 1):
             self.encoder.append(self._map(f"encoder_{t}", units, units))
 
-    def _map(self, name, inputs, outputs, scaling=None, bias="zeros"):
+    def _map(
+        self,
+        name: str,
+        inputs: int,
+        outputs: int,
+        scaling: _Scaling | None = None,
+        bias: str | Callable[..., tf.Tensor] = "zeros",
+    ) -> keras.Sequential:
         """A map of [N, inputs], scaled as the codes unless told otherwise, to [N, outputs]."""
         dense = lambda size, **kwargs: keras.layers.Dense(
             size,
@@ -112,16 +122,18 @@ class BinaryNetwork(keras.Model):
         stochastic_map.build((None, inputs))
         return stochastic_map
 
-    def _map_to_pixels(self, name):
+    def _map_to_pixels(self, name: str) -> keras.Sequential:
         """A map of units to the logits of the pixels that f has a distribution of."""
         outputs = len(range(self.pixels)[self._drawn])
         return self._map(name, self.units, outputs, bias=self._output_bias)
 
-    def visible(self, x):
+    def visible(self, x: tf.Tensor) -> tf.Tensor:
         """The pixels of x that the first map sees."""
         return x
 
-    def log_weight(self, x, path, path_logits):
+    def log_weight(
+        self, x: tf.Tensor, path: Sequence[tf.Tensor], path_logits: Sequence[tf.Tensor]
+    ) -> tf.Tensor:
         """log w = f(b_{1:T}), of which the network ascends the expectation.
 
         Args:
@@ -135,12 +147,17 @@ class BinaryNetwork(keras.Model):
         raise NotImplementedError
 
     @property
-    def num_layers(self):
+    def _dream_rows(self) -> int:
+        """Rows of noise for what is drawn from the model; a VAE has a prior to do so."""
+        return 0
+
+    @property
+    def num_layers(self) -> int:
         """Number of stochastic layers, T."""
         return len(self.encoder)
 
     @property
-    def variable_groups(self):
+    def variable_groups(self) -> dict[str, list[keras.Variable]]:
         """Variables by the part of the model that trains them: encoder, decoder, prior."""
         prior = self.prior_logits
         return {
@@ -149,32 +166,48 @@ class BinaryNetwork(keras.Model):
             "prior": [prior] if prior is not None and prior.trainable else [],
         }
 
-    def gradient_estimators(self, estimator="arm", num_samples=None, **options):
+    def gradient_estimators(
+        self, estimator: str = "arm", num_samples: int | None = None, **options: float
+    ) -> list[GradientEstimator]:
         """An `arm_tf.expectation.GradientEstimator` for each stochastic layer; a list."""
         return [
             GradientEstimator(estimator, self.units, num_samples, self.dtype, **options)
             for _ in range(self.num_layers)
         ]
 
-    def noise_rows(self, gradient_estimators, decoder_samples="independent"):
+    def noise_rows(
+        self, gradient_estimators: Sequence[GradientEstimator], decoder_samples: str = "independent"
+    ) -> int:
         """Rows of uniform noise that `losses` needs for one datum; int."""
         return sum(self._noise_rows(gradient_estimators, decoder_samples))
 
-    def _noise_rows(self, gradient_estimators, decoder_samples):
+    def _noise_rows(
+        self, gradient_estimators: Sequence[GradientEstimator], decoder_samples: str
+    ) -> tuple[int, int, int]:
         """Rows for the estimators, for the decoder's further samples, and for dreams; ints."""
         paths = gradient_estimators[0].paths
         further = paths * self.num_layers * _is_independent(decoder_samples)
-        dreams = paths * self._dream_rows * gradient_estimators[0].row.dreams
+        dreams = paths * self._dream_rows * gradient_estimators[0].row.rule
         return chain.path_noise_rows(gradient_estimators), further, dreams
 
-    def evaluations(self, gradient_estimators, decoder_samples="independent"):
+    def evaluations(
+        self, gradient_estimators: Sequence[GradientEstimator], decoder_samples: str = "independent"
+    ) -> int:
         """Evaluations of f = log w that `losses` makes for one datum; int."""
         first = gradient_estimators[0]
         evaluations = [estimator.evaluations for estimator in gradient_estimators]
         further = first.paths * _is_independent(decoder_samples)
         return (evaluations[0] if first.row.joint else sum(evaluations)) + further
 
-    def elbo(self, x, estimator="arm", num_samples=None, *, seed=None, **options):
+    def elbo(
+        self,
+        x: tf.Tensor,
+        estimator: str = "arm",
+        num_samples: int | None = None,
+        *,
+        seed: int | Sequence[int] | None = None,
+        **options: float,
+    ) -> tf.Tensor:
         """Estimate of each datum's E[f(b_{1:T})], the ELBO of a VAE, with all its gradients.
 
         The gradient in the encoder's variables is the estimator's; the value, and the gradient in
@@ -205,7 +238,14 @@ class BinaryNetwork(keras.Model):
         losses = self.losses(x, draw(logits, self.noise_rows(group), seed), group)
         return -losses.decoder - (losses.encoder - tf.stop_gradient(losses.encoder))
 
-    def losses(self, x, u, gradient_estimators, decoder_samples="independent", offsets=None):
+    def losses(
+        self,
+        x: tf.Tensor,
+        u: tf.Tensor,
+        gradient_estimators: Sequence[GradientEstimator],
+        decoder_samples: str = "independent",
+        offsets: Sequence[tf.Tensor] | None = None,
+    ) -> Losses:
         """Loss of each datum, once for each part of the model that has its own gradient.
 
         Both are estimates of -E[f(b_{1:T})], the negative ELBO of a VAE, or, for estimators of the
@@ -220,8 +260,8 @@ class BinaryNetwork(keras.Model):
           gradient_estimators: T instances of `arm_tf.expectation.GradientEstimator`.
           decoder_samples: where the gradient of decoder and prior comes from: "independent",
             one further sample of b_{1:T}, as the paper's authors do (K of them for a
-            multi-sample bound), or "antithetic", the average over the samples that the
-            estimator evaluates for the encoder (or the bound on them, as is usual).
+            multi-sample bound), or "shared", the average over the samples that the estimator
+            evaluates for the encoder (or the bound on them, as is usual).
           offsets: T arrays of the shape of the layers' logits, [..., units], that are added to
             them; zeros whose gradients in the encoder's loss are those of the logits.
 
@@ -232,20 +272,21 @@ class BinaryNetwork(keras.Model):
         row = gradient_estimators[0].row
         objective = {"elbo": objectives.elbo, "multisample": objectives.multisample_bound}
 
-        def estimate(u):
+        def estimate(u: tf.Tensor) -> tf.Tensor:
             path, logits = self.sample(x, tf.split(u, self.num_layers))
             return objective[row.objective](f(path, [tf.stop_gradient(phi) for phi in logits]))
 
         maps = self.encoder_maps
         if offsets is not None:
-            maps = [lambda b, m=m, o=o: m(b) + o for m, o in zip(maps, offsets, strict=True)]
+            add = lambda m, o: lambda b: m(b) + o
+            maps = [add(m, o) for m, o in zip(maps, offsets, strict=True)]
         sizes = self._noise_rows(gradient_estimators, decoder_samples)
         u, u_decoder, u_dreams = tf.split(u, sizes)
-        if row.dreams:
+        if row.rule:
             f_mean = estimate(u)
             log_q = self._dream_log_q(maps, tf.stack(tf.split(u_dreams, self._dream_rows)))
-            log_q = tf.reduce_mean(log_q, axis=0)
-            surrogate = tf.stop_gradient(f_mean) + (log_q - tf.stop_gradient(log_q))
+            ascended = row.function(log_q)
+            surrogate = tf.stop_gradient(f_mean) + (ascended - tf.stop_gradient(ascended))
             estimator_loss = tf.zeros([], x.dtype)
         else:
             surrogate, f_mean, estimator_loss = chain.path_expectation(
@@ -255,11 +296,13 @@ class BinaryNetwork(keras.Model):
             f_mean = estimate(u_decoder)
         return Losses(-surrogate, -f_mean, estimator_loss)
 
-    def sample(self, x, noise):
+    def sample(
+        self, x: tf.Tensor, noise: Sequence[tf.Tensor]
+    ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
         """Paths b_{1:T} for `x` and their logits, as `arm_tf.chain.sample_path`."""
         return chain.sample_path(self.encoder_maps, self.visible(x), noise)
 
-    def log_weights(self, x, u):
+    def log_weights(self, x: tf.Tensor, u: tf.Tensor) -> tf.Tensor:
         """log w of S independent paths.
 
         Args:
@@ -272,29 +315,32 @@ class BinaryNetwork(keras.Model):
         return self.log_weight(x, *self.sample(x, tf.unstack(u)))
 
     @property
-    def encoder_maps(self):
-        return [lambda b, m=m: apply_map(m, b) for m in self.encoder]
+    def encoder_maps(self) -> list[Callable[[tf.Tensor], tf.Tensor]]:
+        """The encoder's maps from units to the logits of the next, a list of functions."""
+        return [functools.partial(apply_map, m) for m in self.encoder]
 
 
-def apply_map(dense_map, inputs):
+def apply_map(dense_map: Callable[[tf.Tensor], tf.Tensor], inputs: tf.Tensor) -> tf.Tensor:
     """`dense_map` of [..., V] as one matrix product, however many leading axes there are."""
     outputs = dense_map(tf.reshape(inputs, [-1, inputs.shape[-1]]))
     return tf.reshape(outputs, [*inputs.shape[:-1], outputs.shape[-1]])
 
 
-def _logit_initializer(mean):
+def _logit_initializer(mean: np.ndarray) -> Callable[..., tf.Tensor]:
     """Initialiser of a bias at logit(mean), the means kept 0.001 away from 0 and 1."""
     mean = np.clip(np.asarray(mean, np.float64), 1e-3, 1 - 1e-3)
     logit = np.log(mean) - np.log1p(-mean)
     return lambda shape, dtype=None: tf.cast(tf.reshape(logit, shape), dtype)
 
 
-def _is_independent(decoder_samples):
-    choices = {"independent": True, "antithetic": False}
+def _is_independent(decoder_samples: str) -> bool:
+    if decoder_samples == "antithetic":  # the word of earlier versions
+        decoder_samples = "shared"
+    choices = {"independent": True, "shared": False}
     return choose("decoder_samples", decoder_samples, choices)
 
 
-def choose(name, value, choices):
+def choose(name: str, value: str, choices: Mapping[str, _Choice]) -> _Choice:
     """What `choices` holds for `value`; a ValueError that lists them where it holds nothing."""
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, received {value!r}.")

@@ -1,5 +1,8 @@
 """Variational autoencoders with stochastic binary layers."""
 
+import typing
+from collections.abc import Callable, Sequence
+
 import tensorflow as tf
 
 from arm_tf import bernoulli
@@ -21,7 +24,7 @@ class BinaryVAE(BinaryNetwork):
       ValueError: an unknown choice, or one that needs the pixel_mean without it.
     """
 
-    def __init__(self, *args, prior="learned", **kwargs):
+    def __init__(self, *args: typing.Any, prior: str = "learned", **kwargs: typing.Any) -> None:
         super().__init__(*args, **kwargs)
         self.decoder = [self._map_to_pixels("decoder_1")]
         for t in range(2, self.num_layers + 1):
@@ -34,7 +37,9 @@ class BinaryVAE(BinaryNetwork):
         )
         self.built = True
 
-    def log_weight(self, x, path, path_logits):
+    def log_weight(
+        self, x: tf.Tensor, path: Sequence[tf.Tensor], path_logits: Sequence[tf.Tensor]
+    ) -> tf.Tensor:
         """log w = log p(x, b_{1:T}) - log q(b_{1:T} | x).
 
         Args:
@@ -52,7 +57,7 @@ class BinaryVAE(BinaryNetwork):
             log_w -= bernoulli.log_prob(b, logits)
         return log_w
 
-    def decode(self, b, u):
+    def decode(self, b: tf.Tensor, u: tf.Tensor) -> tf.Tensor:
         """Pixel probabilities p(x_d = 1 | b_1), b_1 reached from the top layer's units.
 
         Args:
@@ -64,14 +69,14 @@ class BinaryVAE(BinaryNetwork):
         """
         return tf.sigmoid(apply_map(self.decoder[0], self._descend(b, u)[0]))
 
-    def _descend(self, b, u):
+    def _descend(self, b: tf.Tensor, u: tf.Tensor) -> list[tf.Tensor]:
         """Units of all layers, lowest first, from those of the top layer; arguments of `decode`."""
         path = [b]
         for decoder_map, noise in zip(self.decoder[:0:-1], tf.unstack(u), strict=True):
             path.insert(0, bernoulli.sample(apply_map(decoder_map, path[0]), noise))
         return path
 
-    def generate(self, u):
+    def generate(self, u: tf.Tensor) -> tf.Tensor:
         """Pixel probabilities of samples from the model.
 
         Args:
@@ -82,7 +87,7 @@ class BinaryVAE(BinaryNetwork):
         """
         return self.decode(bernoulli.sample(self.prior_logits, u[0]), u[1:])
 
-    def dream(self, u):
+    def dream(self, u: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
         """Images drawn from the model, and the codes that they were drawn from.
 
         Args:
@@ -98,14 +103,16 @@ class BinaryVAE(BinaryNetwork):
         pixel_noise = tf.concat(pixel_noise, axis=-1)[..., : self.pixels]
         return bernoulli.sample(apply_map(self.decoder[0], path[0]), pixel_noise), path
 
-    def _dream_log_q(self, maps, u):
+    def _dream_log_q(
+        self, maps: Sequence[Callable[[tf.Tensor], tf.Tensor]], u: tf.Tensor
+    ) -> tf.Tensor:
         """log q(b_{1:T}|x), by the encoder's `maps`, of what `dream` makes of `u`; float [...]."""
         x, path = self.dream(u)
         inputs = [x, *path[:-1]]
         log_q = [bernoulli.log_prob(b, m(i)) for b, m, i in zip(path, maps, inputs, strict=True)]
         return tf.add_n(log_q)
 
-    def reconstruct(self, x, u):
+    def reconstruct(self, x: tf.Tensor, u: tf.Tensor) -> tf.Tensor:
         """Pixel probabilities p(x | b_1) at one sample b_1 ~ q(b_1 | x).
 
         Args:
@@ -119,16 +126,16 @@ class BinaryVAE(BinaryNetwork):
         return tf.sigmoid(apply_map(self.decoder[0], b))
 
     @property
-    def _dream_rows(self):
+    def _dream_rows(self) -> int:
         """Rows of units' noise that cover a code of all layers and an image."""
         return self.num_layers + -(-self.pixels // self.units)
 
     @property
-    def picture_rows(self):
+    def picture_rows(self) -> int:
         """Rows of units' noise that `pictures` needs for one image; int."""
         return self.num_layers + 1
 
-    def pictures(self, x, u):
+    def pictures(self, x: tf.Tensor, u: tf.Tensor) -> dict[str, list[tf.Tensor]]:
         """Samples from the model; images and their reconstructions.
 
         Args:

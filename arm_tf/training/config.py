@@ -7,35 +7,87 @@ import math
 import pathlib
 import re
 import typing
+from collections.abc import Mapping, Sequence
 
 from arm_tf import data, estimators
+from arm_tf.errors import ConfigError
 
 _WHERE = {"logdir", "name", "data_dir", "distribute"}  # do not change what is computed
 _FLOAT_LIMIT = 1e30  # float32 must hold the numbers
 _LINE = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]+")  # fit for paths and flag files
 _STEM = 40  # characters of a file's name in that of a run, which leave room for the rest
-_DECODER_SAMPLES = {"elbo": "independent", "multisample": "antithetic"}  # as is usual
+_DECODER_SAMPLES = {"elbo": "independent", "multisample": "shared"}  # as is usual
+_EARLIER_WORDS = {"shared": "antithetic"}  # of decoder_samples, which names of runs are made with
 
 
-class ConfigError(ValueError):
-    """A setting that cannot be used; the message is one line: which, what was given, what may."""
-
-
-def _setting(default, help, choices=None, low=None, high=2**31 - 1):
+def _setting(
+    default: typing.Any,
+    help: str,
+    choices: Sequence[str] | None = None,
+    low: float | None = None,
+    high: float = 2**31 - 1,
+) -> typing.Any:
     """A field with its help text, its choices, its least value, and its greatest (integers)."""
     return dataclasses.field(
         default=default, metadata=dict(help=help, choices=choices, low=low, high=high)
     )
 
 
-def paper_batch_size(dataset):
+class _Filled:
+    """A setting's value that is not what was asked for, which it remembers.
+
+    `dataclasses.replace` hands it on to the next `Config`, which asks for the same again.
+    """
+
+    asked: typing.Any = None
+
+
+class _FilledInt(_Filled, int):
+    pass
+
+
+class _FilledStr(_Filled, str):
+    pass
+
+
+def _filled(value: int | str, asked: typing.Any) -> typing.Any:
+    """`value`, an int or str, for a setting of which `asked` was asked for."""
+    filled = {int: _FilledInt, str: _FilledStr}[type(value)](value)
+    filled.asked = asked
+    return filled
+
+
+def _with_options(cls: type) -> type:
+    """A class of settings with one for each option of an estimator, after `num_samples`."""
+    settings = {}
+    for name, kind in cls.__annotations__.items():
+        settings[name] = kind
+        if name == "num_samples":
+            for option in estimators.OPTIONS.values():
+                if option.name in cls.__annotations__ or hasattr(cls, option.name):
+                    raise ValueError(
+                        f"An estimator's option {option.name!r} has the name of another setting; "
+                        "give it another."
+                    )
+                settings[option.name] = type(option.default)
+                setattr(cls, option.name, _setting(option.default, option.help, low=option.low))
+    cls.__annotations__ = settings
+    return cls
+
+
+def paper_batch_size(dataset: str) -> int:
     """Images a step for a data set in the paper's experiments; int."""
     return 25 if dataset in ("omniglot", "omniglot_dynamic") else 50
 
 
 @dataclasses.dataclass(frozen=True)
+@_with_options
 class Config:
     """Everything that determines a training run, with the defaults of `python -m arm_tf.train`.
+
+    What is left unset is filled in from the rest: `config.batch_size` is a number, `config.name` a
+    name. It stays unset for `dataclasses.replace`, which fills it in from the new settings, and
+    `asked` says what was asked for. Options of the estimators are settings, too.
 
     Raises:
       ConfigError: a value outside its limits.
@@ -99,34 +151,23 @@ class Config:
         "Gradient estimator; help lists them with a line each.",
         tuple(sorted(estimators.TABLE)),
     )
-    objective: str | None = _setting(
-        None,
-        "What the estimator ascends, the ELBO or the multi-sample bound; unset: the estimator's.",
-        ("elbo", "multisample"),
-    )
-    num_samples: int | None = _setting(
+    num_samples: int = _setting(
         None,
         "Noise samples of the estimator; unset: the estimator's own number.",
         low=1,
         high=100_000,
-    )
-    temperature: float = _setting(
-        0.5, "Temperature of relaxations, where it is not learned.", low=1e-3
-    )
-    gamma: float = _setting(
-        1.0, "Of ovis: 0 is unbiased, 1 the choice of its authors' program.", low=0
     )
     track_variance: tuple = _setting(
         (),
         "Estimators whose gradient variance to follow on the way, separated by commas.",
         tuple(sorted(estimators.TABLE)),
     )
-    decoder_samples: str | None = _setting(
+    decoder_samples: str = _setting(
         None,
         "Where the gradient of decoder and prior comes from: one further independent sample (K "
         "for a multi-sample bound), or the samples of the estimator, which saves evaluations; "
         "unset: the first for the ELBO, the second for a multi-sample bound.",
-        ("independent", "antithetic"),
+        ("independent", "shared"),
     )
 
     learning_rate: float = _setting(1e-4, "Adam's step size, encoder and decoder.", low=0)
@@ -136,7 +177,7 @@ class Config:
         1e-3, "Adam's step size for what the estimator learns.", low=0
     )
     prior_learning_rate: float = _setting(0.01, "Step size of the prior's plain SGD.", low=0)
-    batch_size: int | None = _setting(
+    batch_size: int = _setting(
         None,
         "Images a step; unset: the paper's, 25 for OMNIGLOT and 50 otherwise.",
         low=1,
@@ -171,49 +212,68 @@ class Config:
         ("none", "mirrored", "multi_worker"),
     )
     logdir: str = _setting("runs", "Folder that holds the folders of runs.")
-    name: str | None = _setting(None, "Name of the run's folder; unset: built from the settings.")
+    name: str = _setting(None, "Name of the run's folder; unset: built from the settings.")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            _check(field, getattr(self, field.name))
-        if data.is_file(self.dataset):  # whose folder does not change what is computed
-            path = pathlib.PurePath(self.data_dir or "", self.dataset)
-            object.__setattr__(self, "dataset", path.name)
-            if path.parent != pathlib.PurePath():
-                object.__setattr__(self, "data_dir", str(path.parent))
-        if self.batch_size is None:
-            object.__setattr__(self, "batch_size", paper_batch_size(self.dataset))
-        num_samples = self._check_estimator("estimator", self.estimator, self.num_samples)
-        object.__setattr__(self, "num_samples", num_samples)
+            value = self.asked(field.name)
+            if field.name == "decoder_samples" and value in _EARLIER_WORDS.values():
+                value = "shared"
+            if field.name in ("estimator", "track_variance"):
+                value = _without_aliases(value)
+            _check(field, value)
+            object.__setattr__(self, field.name, value)
+        dataset, data_dir = self.dataset, self.data_dir
+        if data.is_file(dataset):  # whose folder does not change what is computed
+            path = pathlib.PurePath(data_dir or "", dataset)
+            if path.name != dataset:
+                self._fill_in("dataset", path.name)
+            if path.parent != pathlib.PurePath() and str(path.parent) != data_dir:
+                self._fill_in("data_dir", str(path.parent))
+        self._check_estimator("estimator", self.estimator, self.num_samples)
         for name in self.track_variance:
             self._check_estimator("track_variance", name)
-        objective = estimators.get(self.estimator).objective
-        if self.objective not in (None, objective):
-            serving = [n for n, row in estimators.TABLE.items() if row.objective == self.objective]
-            raise ConfigError(
-                f"--objective={self.objective} takes an --estimator of {', '.join(serving)}, "
-                f"received {self.estimator!r}."
-            )
-        object.__setattr__(self, "objective", objective)
-        if self.decoder_samples is None:
-            object.__setattr__(self, "decoder_samples", _DECODER_SAMPLES[objective])
-        if self.name is None:
-            object.__setattr__(self, "name", self._default_name())
+        for name, value in self._usual().items():
+            if getattr(self, name) is None:
+                self._fill_in(name, value)
+        name = self._default_name()
+        if self.name in (None, name):
+            object.__setattr__(self, "name", _filled(name, None))
 
-    def _check_estimator(self, flag, name, num_samples=None):
-        """The number of samples; a ConfigError where the model cannot have the estimator."""
+    def _fill_in(self, name: str, value: int | str) -> None:
+        object.__setattr__(self, name, _filled(value, getattr(self, name)))
+
+    def asked(self, name: str) -> typing.Any:
+        """The value of a setting that was asked for, None where it was left unset."""
+        value = getattr(self, name)
+        return value.asked if isinstance(value, _Filled) else value
+
+    @property
+    def objective(self) -> str:
+        """What the estimator ascends, "elbo" or "multisample"."""
+        return estimators.get(self.estimator).objective
+
+    def _usual(self) -> dict[str, typing.Any]:
+        """What stands for settings that are left unset, but for the name; a dict."""
+        return {
+            "batch_size": paper_batch_size(self.dataset),
+            "num_samples": estimators.check(self.estimator, None)[1],
+            "decoder_samples": _DECODER_SAMPLES[self.objective],
+        }
+
+    def _check_estimator(self, flag: str, name: str, num_samples: int | None = None) -> None:
+        """A ConfigError where the model cannot have the estimator."""
         try:
-            row, num_samples = estimators.check(name, num_samples, self.units)
+            row, _ = estimators.check(name, num_samples, self.units)
         except ValueError as error:
             raise ConfigError(f"--{flag}={name}: {error}") from None
-        if self.model == "conditional" and (row.objective != "elbo" or row.dreams):
+        if self.model == "conditional" and (row.objective != "elbo" or row.rule):
             raise ConfigError(
                 f"--model=conditional takes in --{flag} what ascends the ELBO and needs no prior, "
                 f"received {name!r}."
             )
-        return num_samples
 
-    def _default_name(self):
+    def _default_name(self) -> str:
         """Names the settings that people vary, and a digest of any others that are not default."""
         named = {"dataset", "model", "network", "layers", "estimator", "seed"}
         model = "" if self.model == "vae" else f"{self.model}-"
@@ -221,61 +281,78 @@ class Config:
         if data.is_file(dataset):
             dataset = re.sub(r"[^\w=+,-]", "_", pathlib.PurePath(dataset).stem)[:_STEM]
         name = f"{dataset}-{model}{self.network}-{self.layers}-{self.estimator}-seed{self.seed}"
-        filled_in = {
-            "batch_size": paper_batch_size(self.dataset),
-            "num_samples": estimators.check(self.estimator, None)[1],
-            "objective": self.objective,
-            "decoder_samples": _DECODER_SAMPLES[self.objective],
-        }
+        usual = self._usual()
         others = {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
             if field.name not in named | _WHERE
-            and getattr(self, field.name) != filled_in.get(field.name, field.default)
+            and getattr(self, field.name) != usual.get(field.name, field.default)
         }
+        if others.get("decoder_samples") in _EARLIER_WORDS:
+            others["decoder_samples"] = _EARLIER_WORDS[others["decoder_samples"]]
         if others:
             digest = hashlib.sha256(json.dumps(others, sort_keys=True).encode()).hexdigest()
             name += f"-{digest[:8]}"
         return name
 
     @property
-    def likelihood(self):
+    def likelihood(self) -> str:
         """Of what the model has a lower bound; for people."""
         return {"vae": "log p(x)", "conditional": "log p(x_l|x_u)"}[self.model]
 
-    def load_data(self):
+    def load_data(self) -> data.Dataset:
         """The data set, as `arm_tf.data.load` finds it."""
         return data.load(
             self.dataset, self.data_dir, self.valid_images, self.test_images, self.image_shape
         )
 
-    def settings(self):
+    def settings(self) -> dict[str, typing.Any]:
         """The settings that determine what is computed; a dict."""
         return {name: v for name, v in dataclasses.asdict(self).items() if name not in _WHERE}
 
-    def differences(self, other):
+    def differences(self, other: "Config") -> list[str]:
         """Names of the settings in which what two runs compute differs."""
         others = other.settings()
         return [name for name, value in self.settings().items() if value != others[name]]
 
     @classmethod
-    def from_dict(cls, values):
+    def from_dict(cls, values: Mapping[str, typing.Any]) -> "Config":
         """The configuration that `dataclasses.asdict` gave, also after a trip through JSON.
+
+        Those of earlier versions hold an "objective", which has to be the estimator's.
 
         Raises:
           ConfigError: an unknown or unusable setting.
         """
+        values = dict(values)
+        objective = values.pop("objective", None)
         unknown = sorted(set(values) - {field.name for field in dataclasses.fields(cls)})
         if unknown:
             raise ConfigError(f"Unknown settings: {', '.join(unknown)}.")
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        given: dict[str, typing.Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
+        }
+        config = cls(**given)
+        if objective not in (None, config.objective):
+            raise ConfigError(
+                f"--objective={objective} is not that of --estimator={config.estimator}, "
+                f"{config.objective}; leave it out."
+            )
+        return config
 
-    def flag_file(self):
+    def flag_file(self) -> str:
         """The configuration as the text of a flag file, one `--name=value` a line."""
         return flag_file(dataclasses.asdict(self))
 
 
-def flag_file(settings):
+def _without_aliases(value: typing.Any) -> typing.Any:
+    """A name, or a tuple of names, of estimators as they are in the table."""
+    if isinstance(value, tuple):
+        return tuple(map(_without_aliases, value))
+    return estimators.ALIASES.get(value, value) if isinstance(value, str) else value
+
+
+def flag_file(settings: Mapping[str, typing.Any]) -> str:
     """The text of a flag file for a dict of settings; those that are None are left out."""
     lines = []
     for name, value in settings.items():
@@ -287,7 +364,7 @@ def flag_file(settings):
     return "".join(lines)
 
 
-def _check(field, value):
+def _check(field: dataclasses.Field, value: typing.Any) -> None:
     """Raises ConfigError unless `value` suits the field's type, choices and limits."""
 
     def refuse(expected):
@@ -295,7 +372,7 @@ def _check(field, value):
 
     types = typing.get_args(field.type) or (field.type,)
     choices, low, high = (field.metadata[key] for key in ("choices", "low", "high"))
-    if value is None and type(None) in types:
+    if value is None and field.default is None:
         return
     if tuple in types and choices:
         if not isinstance(value, tuple) or any(name not in choices for name in value):
@@ -309,7 +386,7 @@ def _check(field, value):
         refuse("true or false")
     if int in types and (type(value) is not int or not low <= value <= high):
         refuse(f"an integer from {low} to {high:,}")
-    if float in types and not (_is_number(value, _FLOAT_LIMIT) and value >= low):
+    if float in types and not (type(value) in (int, float) and low <= value < _FLOAT_LIMIT):
         refuse(f"a finite number of at least {low} and below {_FLOAT_LIMIT:g}")
     if field.name == "image_shape":
         if not isinstance(value, tuple) or len(value) != 2 or not all(map(_is_positive, value)):
@@ -324,9 +401,9 @@ def _check(field, value):
         refuse("a folder name of letters, digits and any of _ - + = , . (not first)")
 
 
-def _is_positive(value):
+def _is_positive(value: object) -> bool:
     return type(value) is int and 0 < value < 2**31
 
 
-def _is_number(value, below=math.inf):
+def _is_number(value: typing.Any, below: float = math.inf) -> bool:
     return type(value) in (int, float) and 0 <= value < below

@@ -10,18 +10,25 @@ import collections
 import concurrent.futures
 import contextlib
 import dataclasses
+import logging
 import math
 import os
+import pathlib
 import runpy
 import signal
 import subprocess
 import sys
 import threading
 import time
+import typing
+from collections.abc import Callable, Collection, Iterator, Sequence
 
+from arm_tf.errors import ConfigError, RunError
 from arm_tf.training import run_folder
-from arm_tf.training.config import Config, ConfigError
+from arm_tf.training.config import Config
 from arm_tf.training.workers import Stop
+
+_Start = Callable[[Config], concurrent.futures.Future[str | None]]
 
 
 @dataclasses.dataclass
@@ -30,28 +37,34 @@ class Job:
 
     config: Config
     source: str = ""
-    failures: list = dataclasses.field(default_factory=list)
+    failures: list[str] = dataclasses.field(default_factory=list)
 
     @property
-    def path(self):
+    def path(self) -> pathlib.Path:
         """Of the run's folder."""
         return run_folder.run_path(self.config)
 
     @property
-    def result(self):
+    def result(self) -> dict[str, typing.Any] | None:
         """The result of a finished run, a dict, or None."""
         return run_folder.read_result(self.path)
 
     @property
-    def progress(self):
+    def progress(self) -> float:
         """Fraction of the epochs that have been evaluated."""
-        with contextlib.suppress(run_folder.RunError, KeyError):
+        with contextlib.suppress(RunError, KeyError):
             rows = run_folder.read_metrics(self.path)
             return rows[-1]["epoch"] / self.config.epochs if rows else 0.0
         return 0.0
 
 
-def run(jobs, slots, start, retries=0, seconds_between_views=None):
+def run(
+    jobs: Sequence[Job],
+    slots: int,
+    start: _Start,
+    retries: int = 0,
+    seconds_between_views: float | None = None,
+) -> bool:
     """Trains the runs of all jobs, until SIGINT or SIGTERM.
 
     Args:
@@ -65,7 +78,8 @@ def run(jobs, slots, start, retries=0, seconds_between_views=None):
       Whether every run came to an end.
     """
     say = print if seconds_between_views else lambda *args, **kwargs: None
-    waiting, running, shown = collections.deque(jobs), {}, time.monotonic()
+    waiting, shown = collections.deque(jobs), time.monotonic()
+    running: dict[concurrent.futures.Future[str | None], Job] = {}
     with Stop() as stop:
         while (running or waiting) and not stop.requested:
             while waiting and len(running) < slots:
@@ -78,9 +92,9 @@ def run(jobs, slots, start, retries=0, seconds_between_views=None):
                 reason = f"the worker died ({type(error).__name__})" if error else future.result()
                 if reason or not job.result:
                     job.failures.append(reason or "it was stopped")
-                    again = len(job.failures) <= retries
-                    waiting.extend([job] if again else [])
-                    again = ", will be tried again" * again
+                    is_left = len(job.failures) <= retries
+                    waiting.extend([job] if is_left else [])
+                    again = ", will be tried again" * is_left
                     say(f"{job.config.name} failed{again}: {job.failures[-1]}")
                 else:
                     say(f"{job.config.name}: test bound {job.result['test_nll']:.2f}")
@@ -90,7 +104,7 @@ def run(jobs, slots, start, retries=0, seconds_between_views=None):
     return not running and not waiting
 
 
-def _view(jobs, running, waiting):
+def _view(jobs: Sequence[Job], running: Collection[Job], waiting: Collection[Job]) -> str:
     """One line on all runs."""
     finished = sum(bool(job.result) for job in jobs)
     failed = len(jobs) - finished - len(running) - len(waiting)
@@ -102,7 +116,9 @@ def _view(jobs, running, waiting):
 
 
 @contextlib.contextmanager
-def processes(slots, threads, tell):
+def processes(
+    slots: int, threads: int, tell: Callable[[Config, str], object]
+) -> Iterator[tuple[int, _Start]]:
     """Workers that are processes of this machine, and end at once where this one is killed.
 
     A GPU is shared without reserving its memory.
@@ -118,7 +134,7 @@ def processes(slots, threads, tell):
         "TF_FORCE_GPU_ALLOW_GROWTH": "true",
         "PYTHONIOENCODING": "utf-8",
     }
-    running = set()
+    running: set[subprocess.Popen[str]] = set()
 
     def start(config):
         process = subprocess.Popen(
@@ -154,12 +170,13 @@ def processes(slots, threads, tell):
         finally:
             for process in list(running):
                 with contextlib.suppress(OSError, ValueError):  # it has just ended
+                    assert process.stdin
                     process.stdin.write("\n")
                     process.stdin.flush()
 
 
 @contextlib.contextmanager
-def ray_tasks(address):
+def ray_tasks(address: str) -> Iterator[tuple[int, _Start]]:
     """Workers that are tasks on a Ray cluster, a processor for each; output goes to output.txt.
 
     Args:
@@ -176,13 +193,13 @@ def ray_tasks(address):
             address=address,
             include_dashboard=False,
             log_to_driver=False,
-            logging_level="error",
+            logging_level=logging.ERROR,
             runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(sys.path)}},
         )
     except ImportError:
         raise ConfigError("--address needs Ray; pip install 'arm_tf[sweep]'.") from None
     except ConnectionError as error:
-        raise run_folder.RunError(f"No Ray cluster at --address={address}: {error}") from None
+        raise RunError(f"No Ray cluster at --address={address}: {error}") from None
     train = ray.remote(num_cpus=1, max_retries=0)(_train_in_task)
     tasks = []
 
@@ -200,14 +217,14 @@ def ray_tasks(address):
         ray.shutdown()
 
 
-def _train_in_task(settings):
+def _train_in_task(settings: dict[str, typing.Any]) -> str | None:
     job = Job(Config.from_dict(settings))
     with processes(1, 1, append_to_file) as (slots, start):
         run([job], slots, start)
     return job.failures[0] if job.failures else None
 
 
-def append_to_file(config, line):
+def append_to_file(config: Config, line: str) -> None:
     """Adds a line that a run's process has printed to output.txt in its folder."""
     path = run_folder.run_path(config)
     path.mkdir(parents=True, exist_ok=True)
@@ -215,7 +232,7 @@ def append_to_file(config, line):
         output.write(line)
 
 
-def _obey():
+def _obey() -> None:
     """Stops this process where it can go on when it is told to, and ends it with who started it."""
     if os.read(0, 1):
         signal.raise_signal(signal.SIGTERM)

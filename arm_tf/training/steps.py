@@ -1,12 +1,20 @@
 """The training step: model, estimators and optimisers of a configuration, and the compiled loop."""
 
+from __future__ import annotations
+
 import contextlib
+from collections.abc import Iterator, Sequence
 
 import keras
 import tensorflow as tf
 
 from arm_tf import estimators, models
+from arm_tf.data import Dataset
+from arm_tf.expectation import GradientEstimator
+from arm_tf.models.network import BinaryNetwork
 from arm_tf.training import replicas
+from arm_tf.training.config import Config
+from arm_tf.training.tracker import VarianceTracker
 
 _MODELS = {"vae": models.BinaryVAE, "conditional": models.ConditionalNetwork}
 _MODEL_SETTINGS = ("network", "units", "leaky_slope", "input_scaling", "code_scaling",
@@ -15,7 +23,7 @@ _ADAM_EPSILON = 1e-8  # that of TensorFlow 1, which the paper's experiments used
 
 
 @contextlib.contextmanager
-def precision(config):
+def precision(config: Config) -> Iterator[None]:
     """A context in which TensorFlow multiplies as precisely as a configuration asks it to."""
     before = tf.config.experimental.tensor_float_32_execution_enabled()
     tf.config.experimental.enable_tensor_float_32_execution(config.tf32)
@@ -25,7 +33,7 @@ def precision(config):
         tf.config.experimental.enable_tensor_float_32_execution(before)
 
 
-def build_model(config, dataset):
+def build_model(config: Config, dataset: Dataset) -> BinaryNetwork:
     """The model that a configuration describes, freshly initialised."""
     height, width = dataset.image_shape
     options = {"prior": config.prior} if config.model == "vae" else {"upper": height // 2 * width}
@@ -38,15 +46,20 @@ def build_model(config, dataset):
     )
 
 
-def build_gradient_estimators(config, model, name=None, num_samples=None):
+def build_gradient_estimators(
+    config: Config, model: BinaryNetwork, name: str | None = None, num_samples: int | None = None
+) -> list[GradientEstimator]:
     """An estimator for each stochastic layer: the configuration's, or another one by name."""
     if name is None:
         name, num_samples = config.estimator, config.num_samples
-    options = {option: getattr(config, option) for option in estimators.get(name).options}
-    return model.gradient_estimators(name, num_samples, **options)
+    options = [option.name for option in estimators.get(name).options]
+    settings = {option: getattr(config, option) for option in options}
+    return model.gradient_estimators(name, num_samples, **settings)
 
 
-def build_optimizers(config, variable_groups):
+def build_optimizers(
+    config: Config, variable_groups: dict[str, list[keras.Variable]]
+) -> dict[str, keras.optimizers.Optimizer]:
     """One Keras optimiser for each part of the model that has variables to train."""
     adam = lambda betas, learning_rate=config.learning_rate: keras.optimizers.Adam(
         learning_rate, beta_1=betas[0], beta_2=betas[1], epsilon=_ADAM_EPSILON
@@ -63,7 +76,15 @@ def build_optimizers(config, variable_groups):
     return optimizers
 
 
-def make_steps(config, model, gradient_estimators, tracker, variable_groups, optimizers, strategy):
+def make_steps(
+    config: Config,
+    model: BinaryNetwork,
+    gradient_estimators: Sequence[GradientEstimator],
+    tracker: VarianceTracker,
+    variable_groups: dict[str, list[keras.Variable]],
+    optimizers: dict[str, keras.optimizers.Optimizer],
+    strategy: tf.distribute.Strategy,
+) -> tf.types.experimental.PolymorphicFunction:
     """A compiled function that takes up to `config.steps_per_loop` training steps in one call.
 
     The function's arguments are the training images, uint8 [N, pixels]; the images of each

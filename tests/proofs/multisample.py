@@ -1,0 +1,98 @@
+"""Bounds of several samples: sums over cells, against enumeration of all K-tuples of samples."""
+
+import numpy as np
+import oracles
+import tensorflow as tf
+
+from arm_tf import bernoulli
+from proofs import Case, biased, f_of, over_cells, samples_of, unbiased
+
+LOGITS = (-0.9, 0.6)
+
+
+def weighted_scores(row, case):
+    """E[L], and the mean of `rws`: of the normalised weights times scores."""
+    return oracles.bound_and_gradient(f_of, np.array(case.logits), samples_of(row, case), "rws")
+
+
+def ovis_mean(row, case):
+    """E[L], and its gradient plus gamma times the mean of `rws`."""
+    logits, num_samples = np.array(case.logits), samples_of(row, case)
+    value, exact = oracles.bound_and_gradient(f_of, logits, num_samples)
+    _, scores = oracles.bound_and_gradient(f_of, logits, num_samples, "rws")
+    return value, exact + case.options["gamma"] * scores
+
+
+# Of wake-sleep the encoder's gradient in a small model; the modules of tests take cases from here.
+
+
+def recognised_dreams(row, case):
+    """-encoder_loss and its gradient over the noise of dreams, those of the decoder left alone."""
+    import test_models
+    import test_multisample
+
+    model = test_models.make_model(case.num_layers)
+    gradient_estimators = model.gradient_estimators("wake_sleep")
+    for estimator in gradient_estimators:
+        estimator.row = row
+    awake = test_multisample.path_thresholds(model, gradient_estimators[0])
+    thresholds = [[]] * len(awake) + test_multisample.dream_thresholds(model)
+    with tf.GradientTape() as tape:
+        loss, _ = test_multisample.losses_over(model, thresholds, gradient_estimators)
+    grads = tape.gradient(loss, test_multisample.values_of(model, "encoder"))
+    return 0.0, -np.concatenate([np.ravel(g) for g in grads])
+
+
+def likely_dreams(row, case):
+    """Sum over all images and codes of p(x, b) grad log q(b|x)."""
+    import test_models
+    import test_multisample
+
+    model = test_models.make_model(case.num_layers)
+    path = test_models.all_paths(model)
+    images = tf.constant(oracles.binary_vectors(test_models.PIXELS))
+    with tf.GradientTape() as tape:
+        logits = [m(b) for m, b in zip(model.encoder_maps, [images, *path], strict=False)]
+        log_q = sum(bernoulli.log_prob(b, phi) for b, phi in zip(path, logits, strict=True))
+        p = tf.stop_gradient(tf.exp(model.log_weight(images, path, logits) + log_q))
+        exact = tf.reduce_sum(p * log_q)
+    np.testing.assert_allclose(tf.reduce_sum(p), 1, rtol=1e-6)
+    grads = tape.gradient(exact, test_multisample.values_of(model, "encoder"))
+    return 0.0, np.concatenate([np.ravel(g) for g in grads])
+
+
+def bound_of_model(row, case):
+    """The gradient of the bound in the encoder's variables."""
+    import test_models
+    import test_multisample
+
+    model = test_models.make_model(case.num_layers)
+    _, grads = test_multisample.exact_gradients(model, "encoder", samples_of(row, case))
+    return 0.0, np.concatenate([np.ravel(g) for g in grads])
+
+
+unbiased("vimco", expectation=over_cells, cases=[Case(LOGITS, num_samples=k) for k in (2, 3)])
+unbiased(
+    "disarm_local", expectation=over_cells, cases=[Case(LOGITS, num_samples=k) for k in (1, 2, 3)]
+)
+biased(
+    "ovis",
+    expectation=over_cells,
+    known=ovis_mean,
+    cases=[
+        Case(LOGITS, num_samples=k, options={"gamma": g}) for g in (0.0, 0.4, 1.0) for k in (2, 3)
+    ],
+)
+biased(
+    "rws",
+    expectation=over_cells,
+    known=weighted_scores,
+    cases=[Case(LOGITS, num_samples=k) for k in (1, 2, 3)],
+)
+biased(
+    "wake_sleep",
+    expectation=recognised_dreams,
+    known=likely_dreams,
+    exact=bound_of_model,
+    cases=[Case(num_samples=1, num_layers=t) for t in (1, 2)],
+)
