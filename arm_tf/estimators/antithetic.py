@@ -107,8 +107,20 @@ def arms(f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor) -> Estima
     Unbiased; K >= 2 evaluations of f. With K = 2 it is DisARM. Arguments and results as in
     `arm_tf.estimators`.
     """
+    return _debiased(f, logits, *dirichlet_samples(logits, u))
+
+
+def dirichlet_samples(logits: tf.Tensor, u: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The samples b_k of `arms`, and p (1 - p) / (p - rho), which undoes their dependence.
+
+    Args:
+      logits: float [..., V].
+      u: float [K, ..., V], uniform noise.
+
+    Returns:
+      float [K, ..., V] and [..., V].
+    """
     n = u.shape[0]
-    probs = tf.sigmoid(logits)
     exponentials = -tf.math.log1p(-u)
     d = exponentials / tf.maximum(tf.reduce_sum(exponentials, axis=0), np.finfo("float32").tiny)
     copula = (1.0 - d) ** (n - 1)
@@ -117,7 +129,7 @@ def arms(f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor) -> Estima
     b = tf.where(logits > 0, 1.0 - b_small, b_small)
     # p - rho is the same at p and 1 - p.
     gap = small - tf.nn.relu(2.0 * small ** (1 / (n - 1)) - 1.0) ** (n - 1)
-    return _debiased(f, b, probs, small, gap)
+    return b, _undoing(small, gap)
 
 
 @estimator(
@@ -143,7 +155,6 @@ def arms_gaussian(f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor) 
     `arm_tf.estimators`.
     """
     n = u.shape[0]
-    probs = tf.sigmoid(logits)
     tiny = tf.constant(np.finfo("float32").tiny, u.dtype)
     normal = tf.math.ndtri(tf.maximum(u, tiny))
     z = (normal - tf.reduce_mean(normal, axis=0)) * math.sqrt(n / (n - 1))
@@ -152,15 +163,19 @@ def arms_gaussian(f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor) 
     b_small = tf.cast(z < h, logits.dtype)
     b = tf.where(logits > 0, 1.0 - b_small, b_small)
     owens_t = tfp.math.owens_t(h, tf.constant(math.sqrt(n / (n - 2)), h.dtype))
-    return _debiased(f, b, probs, small, 2.0 * owens_t)
+    return _debiased(f, logits, b, _undoing(small, 2.0 * owens_t))
+
+
+def _undoing(small: tf.Tensor, gap: tf.Tensor) -> tf.Tensor:
+    """p (1 - p) / gap, from min(p, 1 - p)."""
+    return small * (1.0 - small) / tf.maximum(gap, np.finfo("float32").tiny)
 
 
 def _debiased(
-    f: Callable[..., tf.Tensor], b: tf.Tensor, probs: tf.Tensor, small: tf.Tensor, gap: tf.Tensor
+    f: Callable[..., tf.Tensor], logits: tf.Tensor, b: tf.Tensor, scale: tf.Tensor
 ) -> Estimate:
-    """Leave-one-out estimate from dependent samples, p (1 - p) / gap undoing their dependence."""
+    """Leave-one-out estimate from dependent samples, with a scale that undoes their dependence."""
     f_b = f(b)
     mean = tf.reduce_mean(f_b, axis=0)
-    scale = small * (1.0 - small) / tf.maximum(gap, np.finfo("float32").tiny)
     signal = ((f_b - mean) / (f_b.shape[0] - 1))[..., tf.newaxis]
-    return Estimate(mean, scale * tf.reduce_sum(signal * (b - probs), axis=0))
+    return Estimate(mean, scale * tf.reduce_sum(signal * bernoulli.score(b, logits), axis=0))

@@ -9,11 +9,25 @@ import numpy as np
 import tensorflow as tf
 
 from arm_tf import chain, objectives
-from arm_tf.expectation import GradientEstimator
+from arm_tf.expectation import GradientEstimator, draw
 
 _Choice = typing.TypeVar("_Choice")
 _Scaling = tuple[float, float | np.ndarray]  # scale and offset
 _SCALINGS: dict[str, _Scaling] = {"none": (1.0, 0.0), "symmetric": (2.0, -1.0)}
+
+
+class Losses(typing.NamedTuple):
+    """What training descends, each in the variables of one part of the network.
+
+    Attributes:
+      encoder: float [...], in nats, to be differentiated in the encoder's variables.
+      decoder: float [...], in nats, to be differentiated in those of decoder and prior.
+      estimator: zero, to be differentiated in the estimators' variables.
+    """
+
+    encoder: tf.Tensor
+    decoder: tf.Tensor
+    estimator: tf.Tensor
 
 
 class BinaryNetwork(keras.Model):
@@ -185,6 +199,45 @@ class BinaryNetwork(keras.Model):
         further = first.paths * _is_independent(decoder_samples)
         return (evaluations[0] if first.row.joint else sum(evaluations)) + further
 
+    def elbo(
+        self,
+        x: tf.Tensor,
+        estimator: str = "arm",
+        num_samples: int | None = None,
+        *,
+        seed: int | Sequence[int] | None = None,
+        **options: float,
+    ) -> tf.Tensor:
+        """Estimate of each datum's E[f(b_{1:T})], the ELBO of a VAE, with all its gradients.
+
+        The gradient in the encoder's variables is the estimator's; the value, and the gradient in
+        those of decoder and prior, is of one further sample, as in `losses`. To be ascended.
+
+        Args:
+          x: float [..., pixels], zeros and ones.
+          estimator: a name from `arm_tf.estimators.TABLE`.
+          num_samples: int, or None for the estimator's own number.
+          seed: int or pair of ints that determines the noise; None draws afresh at each call.
+          **options: settings of the estimator, such as temperature.
+
+        Returns:
+          float [...], in nats.
+
+        Raises:
+          ValueError: the estimator is unknown, of another objective, or learns parameters, for
+            which `losses` takes estimators that are kept.
+        """
+        group = self.gradient_estimators(estimator, num_samples, **options)
+        *_, dreams = self._noise_rows(group, "independent")
+        if group[0].row.objective != "elbo" or dreams or group[0].parameters:
+            raise ValueError(
+                "estimator must be one of the ELBO that learns no parameters, "
+                f"received {estimator!r}; use losses."
+            )
+        logits = tf.zeros([*x.shape[:-1], self.units], x.dtype)
+        losses = self.losses(x, draw(logits, self.noise_rows(group), seed), group)
+        return -losses.decoder - (losses.encoder - tf.stop_gradient(losses.encoder))
+
     def losses(
         self,
         x: tf.Tensor,
@@ -192,13 +245,13 @@ class BinaryNetwork(keras.Model):
         gradient_estimators: Sequence[GradientEstimator],
         decoder_samples: str = "independent",
         offsets: Sequence[tf.Tensor] | None = None,
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    ) -> Losses:
         """Loss of each datum, once for each part of the model that has its own gradient.
 
         Both are estimates of -E[f(b_{1:T})], the negative ELBO of a VAE, or, for estimators of the
         objective "multisample", of the negative bound -E[log (1/K) sum_k exp f(b_{1:T}^k)].
 
-        Wake-sleep (Hinton et al. 1995) is the exception to encoder_loss: its gradient is that of
+        Wake-sleep (Hinton et al. 1995) is the exception to the first: its gradient is that of
         -(1/K) sum_k log q(b_{1:T}^k | x_k), for codes and images drawn from the model.
 
         Args:
@@ -210,19 +263,19 @@ class BinaryNetwork(keras.Model):
             multi-sample bound), or "shared", the average over the samples that the estimator
             evaluates for the encoder (or the bound on them, as is usual).
           offsets: T arrays of the shape of the layers' logits, [..., units], that are added to
-            them; zeros whose gradients in encoder_loss are those of the logits.
+            them; zeros whose gradients in the encoder's loss are those of the logits.
 
         Returns:
-          encoder_loss: float [...], in nats, to be differentiated in the encoder's variables.
-          decoder_loss: float [...], in nats, to be differentiated in those of decoder and prior.
-          estimator_loss: zero, to be differentiated in the estimators' variables.
+          `Losses`.
         """
         f = functools.partial(self.log_weight, x)
         row = gradient_estimators[0].row
         objective = {"elbo": objectives.elbo, "multisample": objectives.multisample_bound}
-        estimate = lambda u: objective[row.objective](
-            f(*self.sample(x, tf.split(u, self.num_layers)))
-        )
+
+        def estimate(u: tf.Tensor) -> tf.Tensor:
+            path, logits = self.sample(x, tf.split(u, self.num_layers))
+            return objective[row.objective](f(path, [tf.stop_gradient(phi) for phi in logits]))
+
         maps = self.encoder_maps
         if offsets is not None:
             add = lambda m, o: lambda b: m(b) + o
@@ -241,7 +294,7 @@ class BinaryNetwork(keras.Model):
             )
         if _is_independent(decoder_samples):
             f_mean = estimate(u_decoder)
-        return -surrogate, -f_mean, estimator_loss
+        return Losses(-surrogate, -f_mean, estimator_loss)
 
     def sample(
         self, x: tf.Tensor, noise: Sequence[tf.Tensor]

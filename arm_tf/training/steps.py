@@ -103,15 +103,13 @@ def make_steps(
         x = tf.cast(tf.gather(images, replicas.share(order, axis=0)), tf.float32)
         u, tracker_u = replicas.share(u, axis=1), replicas.share(tracker_u, axis=1)
         with tf.GradientTape(persistent=True) as tape:
-            encoder_loss, decoder_loss, estimator_loss = model.losses(
-                x, u, gradient_estimators, config.decoder_samples
-            )
-            decoder_loss = tf.reduce_mean(decoder_loss)
+            each = model.losses(x, u, gradient_estimators, config.decoder_samples)
+            decoder_loss = tf.reduce_mean(each.decoder)
             losses = {
-                "encoder": tf.reduce_mean(encoder_loss),
+                "encoder": tf.reduce_mean(each.encoder),
                 "decoder": decoder_loss,
                 "prior": decoder_loss,
-                "estimator": estimator_loss + tracker.update(model, x, tracker_u),
+                "estimator": each.estimator + tracker.update(model, x, tracker_u),
             }
         all_grads = []
         for part, variables in groups.items():

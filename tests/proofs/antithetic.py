@@ -74,17 +74,22 @@ def over_patterns(patterns):
     """Expectations over all patterns of K dependent samples of each unit."""
 
     def expectation(row, case):
-        num_samples = samples_of(row, case)
-        units = [patterns(1 / (1 + math.exp(abs(phi))), num_samples) for phi in case.logits]
-        noise, weights = [], []
-        for unit in itertools.product(*(zip(*each, strict=True) for each in units)):
-            noise.append(np.stack([u for u, _ in unit], axis=-1))
-            weights.append(math.prod(weight for _, weight in unit))
-        assert abs(sum(weights) - 1) < 1e-12
-        values, grads = run(row, case, np.stack(noise, axis=1))
+        noise, weights = pattern_noise(patterns, case.logits, samples_of(row, case))
+        values, grads = run(row, case, noise)
         return weights @ values, weights @ grads
 
     return expectation
+
+
+def pattern_noise(patterns, logits, num_samples):
+    """Noise [K, cases, V] for all patterns of all units, and their probabilities."""
+    units = [patterns(1 / (1 + math.exp(abs(phi))), num_samples) for phi in logits]
+    noise, weights = [], []
+    for unit in itertools.product(*(zip(*each, strict=True) for each in units)):
+        noise.append(np.stack([u for u, _ in unit], axis=-1))
+        weights.append(math.prod(weight for _, weight in unit))
+    assert abs(sum(weights) - 1) < 1e-12
+    return np.stack(noise, axis=1), np.array(weights)
 
 
 unbiased("arm", "disarm", expectation=over_cells, cases=SIZES)

@@ -5,7 +5,8 @@ import oracles
 import tensorflow as tf
 
 from arm_tf import bernoulli
-from proofs import Case, biased, f_of, over_cells, samples_of, unbiased
+from proofs import Case, biased, f_of, over_cells, run, samples_of, unbiased
+from proofs.antithetic import dirichlet_patterns, pattern_noise
 
 LOGITS = (-0.9, 0.6)
 
@@ -21,6 +22,20 @@ def ovis_mean(row, case):
     value, exact = oracles.bound_and_gradient(f_of, logits, num_samples)
     _, scores = oracles.bound_and_gradient(f_of, logits, num_samples, "rws")
     return value, exact + case.options["gamma"] * scores
+
+
+def over_cells_and_patterns(row, case):
+    """Expectations over K independent samples, and as many antithetic ones."""
+    num_samples, units = samples_of(row, case), len(case.logits)
+    thresholds = [[1 / (1 + np.exp(-phi))] for phi in case.logits] * num_samples
+    points, weights = oracles.cells(thresholds)
+    u = points.reshape(len(weights), num_samples, units).swapaxes(0, 1)
+    u_anti, weights_anti = pattern_noise(dirichlet_patterns, case.logits, num_samples)
+    times, times_anti = len(weights), len(weights_anti)
+    noise = [np.repeat(u, times_anti, axis=1), np.tile(u_anti, (1, times, 1))]
+    values, grads = run(row, case, np.concatenate(noise))
+    weights = np.outer(weights, weights_anti).ravel()
+    return weights @ values, weights @ grads
 
 
 # Of wake-sleep the encoder's gradient in a small model; the modules of tests take cases from here.
@@ -74,6 +89,11 @@ def bound_of_model(row, case):
 unbiased("vimco", expectation=over_cells, cases=[Case(LOGITS, num_samples=k) for k in (2, 3)])
 unbiased(
     "disarm_local", expectation=over_cells, cases=[Case(LOGITS, num_samples=k) for k in (1, 2, 3)]
+)
+unbiased(
+    "arms_multisample",
+    expectation=over_cells_and_patterns,
+    cases=[Case((0.8,), num_samples=4), *(Case(LOGITS, num_samples=k) for k in (2, 3))],
 )
 biased(
     "ovis",
