@@ -80,8 +80,8 @@ def grid(
         for part in (images, *others)
     ]
     page = np.stack(rows, axis=1).astype(np.float32).reshape(-1, columns, height, width)
-    page = np.pad(page, [(0, 0), (0, 0), (1, 1), (1, 1)]).swapaxes(1, 2)
-    return 1.0 - page.reshape(len(page) * (height + 2), columns * (width + 2))
+    framed = np.pad(page, [(0, 0), (0, 0), (1, 1), (1, 1)]).swapaxes(1, 2)
+    return 1.0 - framed.reshape(len(page) * (height + 2), columns * (width + 2))
 
 
 def save_grid(path: str | os.PathLike[str], page: np.ndarray) -> None:
