@@ -94,6 +94,7 @@ def test_mean_of_three_units_is_the_exact_gradient(name, monkeypatch, seed=0):
         latent = relaxation.latent_given_sample
         forget = lambda *args: (latent(*args)[0], tf.zeros_like(latent(*args)[1]))
         monkeypatch.setattr(relaxation, "latent_given_sample", forget)
+        monkeypatch.setattr(relaxation, "_slope_given_sample", lambda *args: 0.0)
         grads = sampled_gradients(name, logits, 50_000, np.random.default_rng(seed))
         assert (z_scores(grads, expected) > 6).any()
 
@@ -262,13 +263,25 @@ def test_latent_given_sample_is_that_of_the_same_sign():
         y, slopes = relaxation.latent_given_sample(*args)
     np.testing.assert_allclose(y, relaxation._latent(logits, tf.constant(u)), rtol=1e-9)
     np.testing.assert_allclose(slopes, tape.gradient(y, args[0]), rtol=1e-9)
+    coupled = relaxation._slope_given_sample(args[0], args[1], y)
+    np.testing.assert_allclose(coupled, slopes, rtol=1e-9)
 
 
-@pytest.mark.parametrize("name", ["rebar", "relax"])
+def test_coupled_rebar_is_rebar_with_the_noise_left_in_the_first():
+    u = np.random.default_rng(0).uniform(size=(1, 50, 3))
+    p = sigmoid(LOGITS[3])
+    v = np.where(u < p, u / p, (u - p) / (1 - p))
+    coupled = run("rebar_coupled", LOGITS[3], u, parameters_of("rebar", 3, 0))
+    rebar = run("rebar", LOGITS[3], np.concatenate([u, v]), parameters_of("rebar", 3, 0))
+    for got, expected in zip(tf.nest.flatten(coupled), tf.nest.flatten(rebar), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["rebar", "rebar_coupled", "relax"])
 def test_learned_parameters_descend_on_the_squared_gradient(name):
     """For an f with a later layer, which depends on the temperature as well."""
     rng = np.random.default_rng(0)
-    logits, u = rng.normal(size=(40, 3)), rng.uniform(size=(4, 40, 3))  # K = 2
+    logits, u = rng.normal(size=(40, 3)), rng.uniform(size=(4, 40, 3))  # K = 2, or 4 if coupled
     weights, later_u = rng.normal(size=3), tf.constant(rng.uniform(size=(40, 3)))
 
     def f(b, sample=bernoulli.sample):
@@ -348,7 +361,7 @@ def test_gradients_reach_only_what_they_should(name):
     assert all(g is not None for g in tape.gradient(learning, learned))
 
 
-@pytest.mark.parametrize("name", ["rebar", "relax"])
+@pytest.mark.parametrize("name", ["rebar", "rebar_coupled", "relax"])
 def test_gradients_of_what_is_learned_are_constants(name):
     weight, start = tf.constant(1.3, tf.float64), parameters_of(name, 3)
     with tf.GradientTape() as tape:

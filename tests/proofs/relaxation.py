@@ -147,6 +147,15 @@ unbiased(
     ],
     atol=1e-9,
 )
+unbiased(
+    "rebar_coupled",
+    expectation=over_samples,
+    cases=[
+        *(Case(logits, seed=seed) for logits in (ONE, TWO) for seed in (None, 0, 1)),
+        Case(ONE, num_samples=3, seed=0),
+    ],
+    atol=1e-9,
+)
 for _name, _settings in {
     "st": {},
     "st_annealed": {"parameters": {"slope": 2.5}},
