@@ -5,6 +5,7 @@
 
 import importlib
 import sys
+import typing
 
 __version__ = "0.1.0"
 
@@ -16,7 +17,7 @@ _HOMES = {
 }
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> typing.Any:
     if name in _HOMES:
         return getattr(importlib.import_module(f"arm_tf.{_HOMES[name]}"), name)
     if name in _SUBMODULES:
@@ -24,11 +25,11 @@ def __getattr__(name):
     raise AttributeError(f"module 'arm_tf' has no attribute {name!r}")
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return [*globals(), *_HOMES, *_SUBMODULES]
 
 
-def _is_program():
+def _is_program() -> bool:
     """Whether Python is still looking for one of the programs, `python -m arm_tf.NAME`."""
     words = sys.orig_argv
     if sys.argv[:1] != ["-m"] or "-m" not in words:

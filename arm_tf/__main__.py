@@ -6,7 +6,7 @@ import pathlib
 from arm_tf import cli
 
 
-def commands():
+def commands() -> dict[str, str]:
     """The first line of the docstring of each program, which takes flags, by the module's name."""
     found = {}
     folder = pathlib.Path(__file__).parent
@@ -14,12 +14,12 @@ def commands():
         name = ".".join(path.relative_to(folder.parent).with_suffix("").parts)
         source = path.read_text(encoding="utf-8")
         if "\n    cli.run(" in source and path != pathlib.Path(__file__):
-            line = ast.get_docstring(ast.parse(source)).partition("\n")[0]
-            found[name.removesuffix(".__main__")] = line
+            text = ast.get_docstring(ast.parse(source)) or ""
+            found[name.removesuffix(".__main__")] = text.partition("\n")[0]
     return found
 
 
-def main():
+def main() -> None:
     print("Commands, each with --help:")
     for name, line in commands().items():
         what = line.partition(": `")[0]

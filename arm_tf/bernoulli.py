@@ -5,7 +5,7 @@ import tensorflow as tf
 _FACTORS = 60  # 2^60 is far from overflow in single precision
 
 
-def sample(logits, u):
+def sample(logits: tf.Tensor, u: tf.Tensor) -> tf.Tensor:
     """Binary units from uniform noise.
 
     b = 1[u < sigmoid(logits)], Bernoulli(sigmoid(logits)) for uniform u.
@@ -20,7 +20,7 @@ def sample(logits, u):
     return tf.cast(u < tf.sigmoid(logits), logits.dtype)
 
 
-def antithetic_sample(logits, u):
+def antithetic_sample(logits: tf.Tensor, u: tf.Tensor) -> tf.Tensor:
     """The other member of ARM's antithetic pair.
 
     b_anti = 1[u > sigmoid(-logits)], which is `sample` at 1 - u.
@@ -31,7 +31,7 @@ def antithetic_sample(logits, u):
 
 
 @tf.custom_gradient
-def sum_softplus(logits):
+def sum_softplus(logits: tf.Tensor) -> tf.Tensor:
     """sum_v log(1 + exp(logits_v)), with a few logarithms in place of V.
 
     sum_v max(logits_v, 0) + sum_g log prod_{v in g} (1 + exp(-|logits_v|)), over groups g of at
@@ -54,7 +54,7 @@ def sum_softplus(logits):
     return value, lambda upstream: upstream[..., tf.newaxis] * tf.sigmoid(logits)
 
 
-def log_prob(b, logits):
+def log_prob(b: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     """log prod_v Bernoulli(b_v; sigmoid(logits_v)) = sum_v b_v logits_v - softplus(logits_v).
 
     Args:
@@ -67,6 +67,6 @@ def log_prob(b, logits):
     return tf.reduce_sum(b * logits, axis=-1) - sum_softplus(tf.convert_to_tensor(logits))
 
 
-def score(b, logits):
+def score(b: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     """Gradient of `log_prob(b, logits)` in the logits, b - sigmoid(logits); float [..., V]."""
     return b - tf.sigmoid(logits)

@@ -1,12 +1,14 @@
 """E[f(b_1, …, b_T)] over a chain of stochastic binary layers, with an estimator's gradient."""
 
+from collections.abc import Callable, Sequence
+
 import tensorflow as tf
 
 from arm_tf import bernoulli
-from arm_tf.expectation import attach_gradient
+from arm_tf.expectation import GradientEstimator, attach_gradient
 
 
-def path_noise_rows(gradient_estimators):
+def path_noise_rows(gradient_estimators: Sequence[GradientEstimator]) -> int:
     """Rows of uniform noise that `path_expectation` needs for one datum; int.
 
     Layer t takes its estimator's rows, and for each layer after it a row for each sample, unless
@@ -19,10 +21,16 @@ def path_noise_rows(gradient_estimators):
     )
 
 
-def path_expectation(f, maps, x, u, gradient_estimators):
+def path_expectation(
+    f: Callable[..., tf.Tensor],
+    maps: Sequence[Callable[[tf.Tensor], tf.Tensor]],
+    x: tf.Tensor,
+    u: tf.Tensor,
+    gradient_estimators: Sequence[GradientEstimator],
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Monte Carlo estimate of E[f(b_1, …, b_T)] over a chain of stochastic binary layers.
 
-    b_t ~ q(b_t | b_{t-1}) = Bernoulli(sigmoid(maps[t-1](b_{t-1}))), with b_0 = x. For each
+    b_t ~ q(b_t | b_{t-1}) = Bernoulli(sigmoid(`maps[t-1](b_{t-1})`)), with b_0 = x. For each
     layer t (Yin & Zhou 2019, proposition 2 and algorithm 2) b_{1:t-1} is one shared path; the
     estimator's samples are taken at layer t, for ARM an antithetic pair; each of them is
     continued independently through the layers after t; and the estimator's gradient reaches
@@ -87,7 +95,13 @@ def path_expectation(f, maps, x, u, gradient_estimators):
     return surrogate, f_mean, tf.add_n(all_learning)
 
 
-def _continue(f, path, path_logits, later_maps, noise):
+def _continue(
+    f: Callable[..., tf.Tensor],
+    path: list[tf.Tensor],
+    path_logits: list[tf.Tensor],
+    later_maps: Sequence[Callable[[tf.Tensor], tf.Tensor]],
+    noise: list[tf.Tensor],
+) -> Callable[..., tf.Tensor]:
     """f as a function of one layer's samples, each continued through the layers after it."""
 
     def f_t(b, sample=bernoulli.sample):
@@ -98,12 +112,12 @@ def _continue(f, path, path_logits, later_maps, noise):
     return f_t
 
 
-def connected(f):
+def connected(f: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
     """f, whose derivative is zero, not missing, where further samples are all that depends on b."""
     return lambda b, **sample: f(b, **sample) + 0.0 * tf.reduce_sum(b, axis=-1)
 
 
-def cycle(arrays, size):
+def cycle(arrays: Sequence[tf.Tensor], size: int) -> list[tf.Tensor]:
     """Each of the arrays [S, ...] repeated to [size, ...], or as it is if S is 1."""
 
     def repeat(array):
@@ -115,10 +129,15 @@ def cycle(arrays, size):
     return [repeat(array) for array in arrays]
 
 
-def sample_path(maps, x, noise, sample=bernoulli.sample):
+def sample_path(
+    maps: Sequence[Callable[[tf.Tensor], tf.Tensor]],
+    x: tf.Tensor,
+    noise: Sequence[tf.Tensor],
+    sample: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] = bernoulli.sample,
+) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
     """One path through a chain of stochastic layers for every row of noise.
 
-    b_t = 1[u_t < sigmoid(maps[t-1](b_{t-1}))], b_0 = x.
+    b_t = 1[u_t < sigmoid(`maps[t-1](b_{t-1})`)], b_0 = x.
 
     Args:
       maps: callables, [..., V_{t-1}] to logits [..., V_t].
@@ -130,7 +149,8 @@ def sample_path(maps, x, noise, sample=bernoulli.sample):
       Two lists over layers, samples [S, ..., V_t] and logits, which have the leading axis
       S where the layer's input has it.
     """
-    path, path_logits = [], []
+    path: list[tf.Tensor] = []
+    path_logits: list[tf.Tensor] = []
     for layer_map, u in zip(maps, noise, strict=True):
         path_logits.append(layer_map(path[-1] if path else x))
         path.append(sample(path_logits[-1], u))

@@ -6,52 +6,55 @@ import os
 import pathlib
 import sys
 import tempfile
+import typing
+from collections.abc import Callable, Sequence
 
 from absl import app, flags, logging
 
-from arm_tf import data
-from arm_tf.training import config, run_folder
+from arm_tf.errors import ConfigError, DataError, RunError
+from arm_tf.training import config
 
 flags.disclaim_key_flags()  # --help lists the flags under the program, not under this module
 
 # Products of 50-row matrices are too small to share between threads; variables that need no copy
 # in each round of the loop of steps save up to a fifth of a step.
 _XLA_FLAGS = "--xla_cpu_multi_thread_eigen=false --xla_cpu_copy_insertion_use_region_analysis=true"
-USER_ERRORS = (config.ConfigError, data.DataError, run_folder.RunError)
+USER_ERRORS = (ConfigError, DataError, RunError)
 
 
-def define_flags(flag_values=flags.FLAGS):
+def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines an absl flag for each field of `config.Config`.
 
     And one, which --help leaves out, that flag files of earlier versions hold.
     """
-    help = "Of earlier versions; the estimator's own."
-    flags.DEFINE_string("objective", None, help, flag_values, module_name=__name__)
+    earlier = "Of earlier versions; the estimator's own."
+    flags.DEFINE_string("objective", None, earlier, flag_values, module_name=__name__)
     for field in dataclasses.fields(config.Config):
-        help = field.metadata["help"]
+        help: str = field.metadata["help"]
+        default: typing.Any = field.default
         if field.metadata["choices"]:
             help += f" One of: {', '.join(field.metadata['choices'])}."
         if field.type is bool:
-            flags.DEFINE_bool(field.name, field.default, help, flag_values=flag_values)
+            flags.DEFINE_bool(field.name, default, help, flag_values=flag_values)
         elif field.type in (tuple, tuple | None):
-            default = field.default and list(map(str, field.default))
+            default = default and list(map(str, default))
             flags.DEFINE_list(field.name, default, help, flag_values=flag_values)
         elif field.type in (int, int | None):
-            flags.DEFINE_integer(field.name, field.default, help, flag_values=flag_values)
+            flags.DEFINE_integer(field.name, default, help, flag_values=flag_values)
         elif field.type is float:
-            flags.DEFINE_float(field.name, field.default, help, flag_values=flag_values)
+            flags.DEFINE_float(field.name, default, help, flag_values=flag_values)
         else:
-            flags.DEFINE_string(field.name, field.default, help, flag_values=flag_values)
+            flags.DEFINE_string(field.name, default, help, flag_values=flag_values)
 
 
-def config_from_flags(flag_values=flags.FLAGS):
+def config_from_flags(flag_values: flags.FlagValues = flags.FLAGS) -> config.Config:
     """The configuration that parsed flags describe.
 
     Raises:
-      config.ConfigError: a value outside its limits.
+      ConfigError: a value outside its limits.
     """
     names = ["objective", *(field.name for field in dataclasses.fields(config.Config))]
-    values = {name: flag_values[name].value for name in names}
+    values: dict[str, typing.Any] = {name: flag_values[name].value for name in names}
     for name, value in values.items():
         if name == "track_variance":
             values[name] = tuple(value)
@@ -59,13 +62,13 @@ def config_from_flags(flag_values=flags.FLAGS):
             try:
                 values[name] = tuple(map(int if name == "image_shape" else float, value))
             except ValueError:
-                raise config.ConfigError(
+                raise ConfigError(
                     f"--{name} must be numbers separated by commas, received {','.join(value)!r}."
                 ) from None
     return config.Config.from_dict(values)
 
 
-def run(main, argument=None):
+def run(main: Callable[[], object], argument: str | None = None) -> None:
     """Runs `main()` after flags are parsed; an error of use is one line and exit status 1 or 2.
 
     Args:
@@ -84,7 +87,7 @@ def run(main, argument=None):
         try:
             main()
             return sys.stdout.flush()
-        except config.ConfigError as error:
+        except ConfigError as error:
             _exit(2, error)
         except USER_ERRORS as error:
             _exit(1, error)
@@ -109,22 +112,22 @@ class _Output:
     full disk or to a terminal that was closed, nothing is printed any more.
     """
 
-    def __init__(self, stream):
+    def __init__(self, stream: typing.TextIO) -> None:
         self._stream = stream
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> typing.Any:
         return getattr(self._stream, name)
 
-    def write(self, text):
+    def write(self, text: str) -> int:
         self._try(self._stream.write, text)
         return len(text)
 
-    def flush(self):
+    def flush(self) -> None:
         self._try(self._stream.flush)
 
-    def _try(self, function, *arguments):
+    def _try(self, function: Callable[..., object], *arguments: typing.Any) -> None:
         try:
             function(*arguments)
         except BrokenPipeError:
@@ -133,11 +136,14 @@ class _Output:
             _silence(self._stream)
 
 
-def _silence(stream):
+def _silence(stream: typing.TextIO) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def load_tensorflow(distribute="none", starting=contextlib.nullcontext):
+def load_tensorflow(
+    distribute: str = "none",
+    starting: Callable[..., contextlib.AbstractContextManager] = contextlib.nullcontext,
+) -> None:
     """Imports TensorFlow, sets XLA's flags, and starts devices without the notes printed meanwhile.
 
     The flags count unless XLA has compiled something before. The notes are shown after all if that
@@ -173,7 +179,7 @@ def load_tensorflow(distribute="none", starting=contextlib.nullcontext):
             os.close(stderr)
 
 
-def _start_devices(distribute, context):
+def _start_devices(distribute: str, context: contextlib.AbstractContextManager) -> None:
     import tensorflow
 
     from arm_tf.training import replicas
@@ -185,7 +191,7 @@ def _start_devices(distribute, context):
     tensorflow.zeros([])
 
 
-def with_flag_files(arguments, within=()):
+def with_flag_files(arguments: Sequence[str], within: Sequence[str] = ()) -> list[str]:
     """Arguments with those of the flag files among them, --flagfile=FILE, in their place; a list.
 
     absl would read the files in the encoding of the locale; they are in UTF-8 everywhere.
@@ -216,7 +222,7 @@ def with_flag_files(arguments, within=()):
     return expanded
 
 
-def _parse_flags(argv):
+def _parse_flags(argv: list[str]) -> list[str]:
     try:
         argv = [argv[0], *with_flag_files(argv[1:])]
         return app.parse_flags_with_usage(argv) if _asks_for_help(argv) else flags.FLAGS(argv)
@@ -224,10 +230,10 @@ def _parse_flags(argv):
         _exit(2, f"{str(error).removeprefix('ERROR:: ')} (--help lists the flags)")
 
 
-def _asks_for_help(argv):
+def _asks_for_help(argv: Sequence[str]) -> bool:
     return any(argument.lstrip("-").startswith("help") for argument in argv[1:])
 
 
-def _exit(status, message):
+def _exit(status: int, message: object) -> typing.NoReturn:
     print("Error:", " ".join(str(message).split()), file=sys.stderr)
     sys.exit(status)

@@ -6,19 +6,18 @@ import pathlib
 from absl import flags
 
 from arm_tf import cli
-from arm_tf.training import config, run_folder
+from arm_tf.errors import ConfigError
+from arm_tf.training import run_folder
 
 
-def main():
+def main() -> None:
     values = flags.FLAGS
     if values.run is None:
-        raise config.ConfigError("--run must name the folder of a run, received nothing.")
+        raise ConfigError("--run must name the folder of a run, received nothing.")
     if values.split not in ("train", "valid", "test"):
-        raise config.ConfigError(
-            f"--split must be one of train, valid, test, received {values.split!r}."
-        )
+        raise ConfigError(f"--split must be one of train, valid, test, received {values.split!r}.")
     if not 1 <= values.samples <= 100_000:
-        raise config.ConfigError(
+        raise ConfigError(
             f"--samples must be an integer from 1 to 100,000, received {values.samples}."
         )
     folder = pathlib.Path(values.run)
@@ -32,8 +31,8 @@ def main():
 
     bounds = session.evaluate_run(folder, settings, dataset, values.split, values.samples)
     print(
-        f"{values.split} bound on -log p(x): {bounds.nll:.2f} ± {bounds.nll_stderr:.2f} nats, "
-        f"negative ELBO {bounds.neg_elbo:.2f} nats "
+        f"{values.split} bound on -{settings.likelihood}: {bounds.nll:.2f} ± "
+        f"{bounds.nll_stderr:.2f} nats, negative ELBO {bounds.neg_elbo:.2f} nats "
         f"({values.samples:,} samples, {bounds.images:,} images"
         f"{'; not the published data' if dataset.published is False else ''})."
     )

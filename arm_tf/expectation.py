@@ -6,6 +6,7 @@ learns. Both bind a row of `arm_tf.estimators` to gradients by `tf.custom_gradie
 
 import math
 import operator
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
@@ -14,7 +15,12 @@ import tensorflow as tf
 from arm_tf import estimators
 
 
-def attach_gradient(value, logits, grad_logits, learn=lambda: ()):
+def attach_gradient(
+    value: tf.Tensor,
+    logits: tf.Tensor,
+    grad_logits: tf.Tensor,
+    learn: Callable[[], Sequence[tf.Operation]] = lambda: (),
+) -> tf.Tensor:
     """`value`, with `grad_logits` as its gradient in `logits`.
 
     Args:
@@ -41,12 +47,21 @@ def attach_gradient(value, logits, grad_logits, learn=lambda: ()):
 
 
 @tf.custom_gradient
-def _zero_with_gradient(parameter, grad):
+def _zero_with_gradient(parameter: tf.Variable, grad: tf.Tensor) -> tf.Tensor:
     """Zero, whose gradient in `parameter` is `grad`."""
     return tf.zeros([], grad.dtype), lambda upstream: (upstream * grad, None)
 
 
-def expectation(f, logits, *, estimator="arm", num_samples=None, u=None, seed=None, **options):
+def expectation(
+    f: Callable[[tf.Tensor], tf.Tensor],
+    logits: tf.types.experimental.TensorLike,
+    *,
+    estimator: str = "arm",
+    num_samples: int | None = None,
+    u: tf.types.experimental.TensorLike | None = None,
+    seed: tf.types.experimental.TensorLike | None = None,
+    **options: float,
+) -> tf.Tensor:
     """Monte Carlo estimate of E[f(b)], b ~ prod_v Bernoulli(sigmoid(logits_v)).
 
     The value is the average of f over the samples that the estimator evaluates (for an estimator
@@ -119,12 +134,14 @@ def expectation(f, logits, *, estimator="arm", num_samples=None, u=None, seed=No
     return attach_gradient(estimate.value, logits, estimate.grad_logits)
 
 
-def precise_dtype(dtype):
+def precise_dtype(dtype: tf.DType | str) -> tf.DType:
     """The dtype of noise and arithmetic for logits of a dtype: double, or else single precision."""
     return tf.float64 if tf.as_dtype(dtype) == tf.float64 else tf.float32
 
 
-def draw(logits, rows, seed=None):
+def draw(
+    logits: tf.Tensor, rows: int, seed: tf.types.experimental.TensorLike | None = None
+) -> tf.Tensor:
     """Uniform noise [rows, ..., V] for logits [..., V]."""
     shape, dtype = tf.concat([[rows], tf.shape(logits)], axis=0), precise_dtype(logits.dtype)
     if seed is None:
@@ -137,13 +154,25 @@ def draw(logits, rows, seed=None):
     return tf.ensure_shape(u, [rows, *logits.shape])
 
 
-def _run(row, f, logits, u, parameters, options):
+def _run(
+    row: estimators.Estimator,
+    f: Callable[..., tf.Tensor],
+    logits: tf.Tensor,
+    u: tf.Tensor,
+    parameters: dict[str, tf.Tensor],
+    options: dict[str, float],
+) -> estimators.Estimate:
     """The `Estimate` of a row of the table."""
     arguments = [parameters] if parameters else []
     return row(f, tf.stop_gradient(logits), u, *arguments, **options)
 
 
-def at_any_precision(run, f, logits, u):
+def at_any_precision(
+    run: Callable[..., estimators.Estimate],
+    f: Callable[..., tf.Tensor],
+    logits: tf.Tensor,
+    u: tf.Tensor,
+) -> estimators.Estimate:
     """`run(f, logits, u)`, an `Estimate`, for logits of any floating dtype.
 
     f is given samples in the dtype of the logits, whatever the noise has, and an error names what
@@ -192,7 +221,14 @@ class GradientEstimator(keras.layers.Layer):
       ValueError: an unknown estimator, too small a num_samples, or too many units.
     """
 
-    def __init__(self, estimator, units, num_samples=None, dtype=None, **options):
+    def __init__(
+        self,
+        estimator: str,
+        units: int,
+        num_samples: int | None = None,
+        dtype: str | None = None,
+        **options: float,
+    ) -> None:
         super().__init__(dtype=dtype)
         self.row, self.num_samples = estimators.check(estimator, num_samples, units, options)
         self.options = options
@@ -215,7 +251,9 @@ class GradientEstimator(keras.layers.Layer):
             setattr(self, f"_{name}", variable)  # which tf.train.Checkpoint looks for
         self.built = True
 
-    def estimate(self, f, logits, u, learn=True):
+    def estimate(
+        self, f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor, learn: bool = True
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Runs the estimator.
 
         Args:
@@ -233,27 +271,29 @@ class GradientEstimator(keras.layers.Layer):
             self.update(estimate.new_parameters)
         return estimate.value, estimate.grad_logits, self.learning(estimate)
 
-    def run(self, f, logits, u):
+    def run(
+        self, f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor
+    ) -> estimators.Estimate:
         """The `arm_tf.estimators.Estimate` with the present parameters, which stay as they are."""
         return _run(self.row, f, logits, u, self._values(), self.options)
 
-    def update(self, new_parameters):
+    def update(self, new_parameters: dict[str, tf.Tensor]) -> list[tf.Operation]:
         """Gives parameters that are not learned by gradient their next values; the operations."""
         pairs = new_parameters.items()
         operations = [self.parameters[name].value.assign(value) for name, value in pairs]
         return [] if tf.executing_eagerly() else operations
 
-    def learning(self, estimate):
+    def learning(self, estimate: estimators.Estimate) -> tf.Tensor:
         """Zero, whose gradient in the learned parameters is that of an estimate."""
         learning = tf.zeros([], estimate.grad_logits.dtype)
         for name, grad in estimate.parameter_grads.items():
             learning += _zero_with_gradient(self.parameters[name].value, grad)
         return learning
 
-    def sample(self, logits, u):
+    def sample(self, logits: tf.Tensor, u: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         """A sample of a row that has a derivative in its logits, and parameters' next values."""
         arguments = [self._values()] if self.parameters else []
         return self.row.sample(logits, u, *arguments, **self.options)
 
-    def _values(self):
+    def _values(self) -> dict[str, tf.Tensor]:
         return {name: tf.convert_to_tensor(p) for name, p in self.parameters.items()}

@@ -1,6 +1,8 @@
 """The Keras layer of stochastic binary units."""
 
 import math
+import typing
+from collections.abc import Callable, Sequence
 
 import keras
 import tensorflow as tf
@@ -50,7 +52,13 @@ class StochasticBinary(keras.layers.Layer):
         num_samples, or too many units.
     """
 
-    def __init__(self, estimator="arm", num_samples=None, seed=None, **kwargs):
+    def __init__(
+        self,
+        estimator: str = "arm",
+        num_samples: int | None = None,
+        seed: int | None = None,
+        **kwargs: typing.Any,
+    ) -> None:
         options = {name: kwargs.pop(name) for name in estimators.OPTIONS if name in kwargs}
         super().__init__(**kwargs)
         row, self.num_samples = estimators.check(estimator, num_samples, options=options)
@@ -61,7 +69,7 @@ class StochasticBinary(keras.layers.Layer):
         self.supports_masking = True
         self._has_sample = row.relaxation is not None
 
-    def build(self, logits_shape):
+    def build(self, logits_shape: tuple) -> None:
         self.gradient_estimator = GradientEstimator(
             self.estimator,
             logits_shape[-1],
@@ -70,7 +78,12 @@ class StochasticBinary(keras.layers.Layer):
             **self.options,
         )
 
-    def call(self, logits, f=None, training=None):
+    def call(
+        self,
+        logits: tf.Tensor,
+        f: Callable[[tf.Tensor], tf.Tensor] | None = None,
+        training: bool | None = None,
+    ) -> tf.Tensor:
         estimator = self.gradient_estimator
         if f is None:
             u = self.noise(logits, 1)[0]
@@ -85,7 +98,7 @@ class StochasticBinary(keras.layers.Layer):
         learn = lambda: () if training is False else estimator.update(estimate.new_parameters)
         return attach_gradient(estimate.value, logits, estimate.grad_logits, learn)
 
-    def noise(self, logits, rows):
+    def noise(self, logits: tf.Tensor, rows: int) -> tf.Tensor:
         """Uniform noise [rows, ..., V] for logits [..., V], at least in single precision."""
         seed = tf.cast(self.seed_generator.next(), tf.int32)
         context = tf.distribute.get_replica_context()
@@ -94,7 +107,7 @@ class StochasticBinary(keras.layers.Layer):
             seed = tf.random.experimental.stateless_fold_in(seed, replica)
         return draw(logits, rows, seed)
 
-    def sample(self, logits, u, training):
+    def sample(self, logits: tf.Tensor, u: tf.Tensor, training: bool | None) -> tf.Tensor:
         """Units [..., V] at noise u, in the dtype of the logits and with the row's gradient."""
         precise = tf.cast(logits, u.dtype)
         if training is False:
@@ -105,21 +118,28 @@ class StochasticBinary(keras.layers.Layer):
             return tf.cast(_call_in_gradient(b, learn), logits.dtype)
         return tf.cast(_sample_without_gradient(precise, u), logits.dtype)
 
-    def _trackable_children(self, save_type="checkpoint", **kwargs):
+    def _trackable_children(
+        self, save_type: str = "checkpoint", **kwargs: typing.Any
+    ) -> dict[str, typing.Any]:
         # Keras does not tell TensorFlow's checkpoints and SavedModels of the noise's position.
         children = super()._trackable_children(save_type, **kwargs)
         return {**children, "seed_state": self.seed_generator.state}
 
-    def compute_output_spec(self, logits, f=None, training=None):
+    def compute_output_spec(
+        self,
+        logits: keras.KerasTensor,
+        f: Callable[[tf.Tensor], tf.Tensor] | None = None,
+        training: bool | None = None,
+    ) -> keras.KerasTensor:
         if f is None:
             return keras.KerasTensor(logits.shape, self.compute_dtype)
         dtype = precise_dtype(self.compute_dtype).name
         return keras.KerasTensor(logits.shape[:-1], dtype)
 
-    def compute_output_shape(self, logits_shape):
+    def compute_output_shape(self, logits_shape: tuple) -> tuple:
         return logits_shape
 
-    def get_config(self):
+    def get_config(self) -> dict[str, typing.Any]:
         return {
             **super().get_config(),
             "estimator": self.estimator,
@@ -129,7 +149,7 @@ class StochasticBinary(keras.layers.Layer):
         }
 
 
-def _call_in_gradient(b, learn):
+def _call_in_gradient(b: tf.Tensor, learn: Callable[[], Sequence[tf.Operation]]) -> tf.Tensor:
     """`b`, and `learn()` where a gradient flows back through it."""
 
     @tf.custom_gradient
@@ -144,7 +164,7 @@ def _call_in_gradient(b, learn):
 
 
 @tf.custom_gradient
-def _sample_without_gradient(logits, u):
+def _sample_without_gradient(logits: tf.Tensor, u: tf.Tensor) -> tf.Tensor:
     def gradient(upstream):
         if save_context.in_save_context():  # SavedModel asks for the gradient to write it down
             return tf.fill(tf.shape(logits), tf.constant(math.nan, logits.dtype)), None

@@ -7,6 +7,7 @@ position, and any stretch of positions can be drawn in one call.
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -15,7 +16,7 @@ _PHILOX = 1  # the generator's number in TensorFlow's random ops
 _NUMBERS_PER_COUNTER = 4
 
 
-def key(seed, purpose):
+def key(seed: int, purpose: str) -> tf.Tensor:
     """Philox key for one purpose of one seed.
 
     Args:
@@ -29,7 +30,7 @@ def key(seed, purpose):
     return tf.constant(sequence.generate_state(1, np.uint64))
 
 
-def uniforms(key, start, shape):
+def uniforms(key: tf.Tensor, start: int, shape: Sequence[int]) -> tf.Tensor:
     """Uniform numbers for the positions start, start + 1, ….
 
     Row i is a function of (key, start + i, shape[1:]) alone, however many rows are drawn.

@@ -8,12 +8,12 @@ import math
 import tensorflow as tf
 
 
-def elbo(log_w):
+def elbo(log_w: tf.Tensor) -> tf.Tensor:
     """Monte Carlo ELBO, (1/S) sum_s log w_s; float [S, ...] -> [...]."""
     return tf.reduce_mean(log_w, axis=0)
 
 
-def multisample_bound(log_w):
+def multisample_bound(log_w: tf.Tensor) -> tf.Tensor:
     """Importance-weighted bound on log p(x), log (1/S) sum_s w_s.
 
     At least the ELBO and at most log p(x) in expectation, and tighter with every further

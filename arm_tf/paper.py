@@ -6,9 +6,10 @@ epochs, so do the settings here (see https://github.com/mingzhang-yin/ARM-gradie
 """
 
 import pathlib
+import typing
 
-from arm_tf import cli
-from arm_tf.training import config, run_folder
+from arm_tf import cli, files
+from arm_tf.training import config
 
 FOLDER = pathlib.Path("runs/paper")
 
@@ -20,7 +21,7 @@ _OMNIGLOT = {"dataset": "omniglot", "valid_images": 1300, "test_images": 8000, *
 _SLOW_BETAS = {"encoder_betas": (0.5, 0.99999)}
 
 # By name of the experiment.
-SETTINGS = {
+SETTINGS: dict[str, dict[str, typing.Any]] = {
     "mnist_static-linear": {"dataset": "mnist_static", **_ALL, **_LINEAR},
     "mnist_static-nonlinear": {"dataset": "mnist_static", **_ALL, **_NONLINEAR},
     "mnist_static-two_layers": {"dataset": "mnist_static", **_ALL, **_TWO_LAYERS},
@@ -53,7 +54,7 @@ SETTINGS = {
 # Test -log p in nats by experiment and estimator (Yin & Zhou 2019, tables 2 and 3): a mean and a
 # standard deviation over five trials, a figure, or, as a text, a bound. The figures other than
 # ARM's in the tables of autoencoders are quoted there from earlier work. None: not given.
-PUBLISHED = {
+PUBLISHED: dict[str, dict[str, float | tuple[float, float] | str | None]] = {
     "mnist_static-linear": {
         "reinforce": 164.0,
         "wake_sleep": 120.8,
@@ -126,7 +127,7 @@ PUBLISHED = {
 }
 
 
-def flag_files():
+def flag_files() -> dict[str, str]:
     """The text of each flag file, by its name."""
     return {
         f"{name}-{estimator}.flags": f"# {name}, {estimator}: as the authors' script, or with its "
@@ -136,11 +137,11 @@ def flag_files():
     }
 
 
-def main():
+def main() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     texts = flag_files()
     for name, text in texts.items():
-        run_folder.write_text(FOLDER / name, text)
+        files.write_text(FOLDER / name, text)
     print(f"Wrote {len(texts)} flag files to {FOLDER}.")
 
 

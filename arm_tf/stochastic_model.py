@@ -6,14 +6,17 @@ that every gradient estimator applies as it stands.
 
 import dataclasses
 import inspect
+import itertools
 import math
+import typing
+from collections.abc import Callable, Iterator
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from arm_tf import bernoulli, chain, estimators
-from arm_tf.expectation import at_any_precision, attach_gradient
+from arm_tf.expectation import GradientEstimator, at_any_precision, attach_gradient
 from arm_tf.layers import StochasticBinary
 
 
@@ -53,7 +56,7 @@ class StochasticModel(keras.Model):
         estimator of another objective than E[f], or a compiled loss without a value for each datum.
     """
 
-    def __init__(self, model, **kwargs):
+    def __init__(self, model: keras.Model, **kwargs: typing.Any) -> None:
         super().__init__(autocast=False, **kwargs)  # the model inside casts its inputs itself
         if not isinstance(model, (keras.Sequential, keras.Function)):
             raise ValueError(
@@ -64,18 +67,25 @@ class StochasticModel(keras.Model):
         if model.built:
             self.build(model.input_shape)
 
-    def build(self, input_shape):
+    def build(self, input_shape: typing.Any) -> None:
         if not self.model.built:
             self.model.build(input_shape)
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: typing.Any, training: bool | None = None) -> typing.Any:
         if not training:
             return self.model(inputs, training=training)
         path = _Path(self, inputs)
         _leaf(path.outputs).arm_tf_path = path  # for compute_loss, as Keras attaches masks
         return path.outputs
 
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+    def compute_loss(
+        self,
+        x: typing.Any = None,
+        y: typing.Any = None,
+        y_pred: typing.Any = None,
+        sample_weight: typing.Any = None,
+        training: bool = True,
+    ) -> tf.Tensor:
         loss = super().compute_loss(x, y, y_pred, sample_weight, training)
         path = getattr(_leaf(y_pred), "arm_tf_path", None)
         if not training or path is None or not path.graph.after:
@@ -83,9 +93,29 @@ class StochasticModel(keras.Model):
         terms = path.surrogates(_DatumLoss(self, y, y_pred, sample_weight))
         return loss + tf.add_n([tf.cast(term, loss.dtype) for term in terms])
 
+    def make_train_function(self, force: bool = False) -> None:
+        """Keras's own but where XLA compiles: `steps_per_execution` steps are one program there.
+
+        As many calls of a program of one step, which Keras makes, copy all variables as often.
+        """
+        if self.train_function is not None and not force:
+            return
+        super().make_train_function(force)
+        steps = self.steps_per_execution
+        is_plain = type(self).train_step is keras.Model.train_step
+        is_alone = self.distribute_strategy.num_replicas_in_sync == 1
+        if steps > 1 and self.jit_compile and not self.run_eagerly and is_plain and is_alone:
+            self.train_function: typing.Any = _in_one_program(self, steps, self.train_function)
+
     def predict(
-        self, x, batch_size=None, verbose="auto", steps=None, callbacks=None, num_samples=1
-    ):
+        self,
+        x: typing.Any,
+        batch_size: int | None = None,
+        verbose: str | int = "auto",
+        steps: int | None = None,
+        callbacks: list[keras.callbacks.Callback] | None = None,
+        num_samples: int = 1,
+    ) -> typing.Any:
         """As `keras.Model.predict`, with outputs averaged over samples of the stochastic layers.
 
         Args:
@@ -104,7 +134,7 @@ class StochasticModel(keras.Model):
             self.predict_function = None
         return super().predict(x, batch_size, verbose, steps, callbacks)
 
-    def predict_step(self, data):
+    def predict_step(self, data: typing.Any) -> typing.Any:
         x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
         outputs = self(x, training=False)
         if self._num_samples == 1:
@@ -117,14 +147,51 @@ class StochasticModel(keras.Model):
         _, total = tf.while_loop(lambda i, _: i < self._num_samples, add, (1, outputs))
         return tf.nest.map_structure(lambda t: t / tf.cast(self._num_samples, t.dtype), total)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, typing.Any]:
         config = super().get_config()
         return {**config, "model": keras.saving.serialize_keras_object(self.model)}
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(
+        cls, config: dict[str, typing.Any], custom_objects: dict[str, typing.Any] | None = None
+    ) -> "StochasticModel":
         model = keras.saving.deserialize_keras_object(config.pop("model"), custom_objects)
         return cls(model, **config)
+
+
+def _in_one_program(
+    model: keras.Model, steps: int, one_by_one: Callable[..., typing.Any]
+) -> Callable[..., typing.Any]:
+    """A train function that takes batches of one size as a loop of one compiled program.
+
+    Args:
+      model: `keras.Model`.
+      steps: int, batches of a call.
+      one_by_one: Keras's train function, which takes what is left.
+    """
+
+    @tf.function(jit_compile=True, autograph=False)
+    def loop(batches):
+        def body(i):
+            model.train_step(tf.nest.map_structure(lambda array: array[i], batches))
+            return (i + 1,)
+
+        tf.while_loop(lambda i: i < steps, body, (0,))
+        return model.get_metrics_result()
+
+    def train_function(iterator):
+        if not isinstance(iterator, tf.data.Iterator):
+            return one_by_one(iterator)
+        batches = list(itertools.islice(iterator, steps))
+        if not batches:
+            raise StopIteration
+        leaves = [tf.nest.flatten(batch) for batch in batches]
+        shapes = {tuple(getattr(leaf, "shape", None) for leaf in batch) for batch in leaves}
+        if len(batches) < steps or len(shapes) > 1 or None in next(iter(shapes)):
+            return one_by_one(iter(batches))
+        return loop(tf.nest.map_structure(lambda *arrays: tf.stack(arrays), *batches))
+
+    return train_function
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,18 +205,18 @@ class _Step:
       training: the `training` that a model around it was called with, or None.
     """
 
-    operation: object
-    arguments: object
-    reads: dict
-    writes: tuple
+    operation: typing.Any
+    arguments: typing.Any
+    reads: dict[int, int]
+    writes: tuple[int, ...]
     training: bool | None
 
     @property
-    def is_sampling(self):
+    def is_sampling(self) -> bool:
         is_stochastic = isinstance(self.operation, StochasticBinary)
         return is_stochastic and "f" not in self.arguments.kwargs
 
-    def __call__(self, value):
+    def __call__(self, value: Callable[[int], tf.Tensor]) -> list[tf.Tensor]:
         """The flat outputs, with value(slot) for every input."""
         values = {tensor: value(slot) for tensor, slot in self.reads.items()}
         args, kwargs = self.arguments.fill_in(values)
@@ -168,12 +235,13 @@ class _Graph:
       has_batch: whether the value of each slot has a batch axis; a list.
     """
 
-    def __init__(self, model):
-        self.steps, self.has_batch = [], []
+    def __init__(self, model: keras.Model) -> None:
+        self.steps: list[_Step] = []
+        self.has_batch: list[bool] = []
         self.batch = model.inputs[0].shape[0]  # None where it may be any
         self.inputs = [self._slot(tensor) for tensor in model.inputs]
         self.outputs = self._unfold(model, self.inputs, None)
-        self.after = {}
+        self.after: dict[int, list[int]] = {}
         for i, step in enumerate(self.steps):
             if step.is_sampling:
                 reached, found = set(step.writes), []
@@ -183,11 +251,11 @@ class _Graph:
                         found.append(j)
                 self.after[i] = found
 
-    def _slot(self, tensor):
+    def _slot(self, tensor: keras.KerasTensor) -> int:
         self.has_batch.append(len(tensor.shape) > 0 and tensor.shape[0] == self.batch)
         return len(self.has_batch) - 1
 
-    def _unfold(self, model, inputs, training):
+    def _unfold(self, model: keras.Model, inputs: list[int], training: bool | None) -> list[int]:
         """Adds a model's steps on given slots; the slots of its outputs."""
         slots = {id(tensor): slot for tensor, slot in zip(model.inputs, inputs, strict=True)}
         nodes = keras.Function(model.inputs, model.outputs)._nodes_by_depth
@@ -221,7 +289,7 @@ class _Path:
       outputs: of the model, structured as its own.
     """
 
-    def __init__(self, model, inputs):
+    def __init__(self, model: StochasticModel, inputs: typing.Any) -> None:
         self.graph = _Graph(model.model)
         symbols, outputs = model.model.inputs, model.model.outputs
         if isinstance(model.model, keras.Function):
@@ -244,11 +312,11 @@ class _Path:
         is_single = isinstance(outputs, (list, tuple)) and len(outputs) == 1
         self.outputs = outputs[0] if is_single else outputs
 
-    def surrogates(self, datum_loss):
+    def surrogates(self, datum_loss: "_DatumLoss") -> list[tf.Tensor]:
         """Zeros to add to the loss, whose gradients are those of the estimators; a list."""
         return [term for site in self.graph.after for term in self._surrogates(site, datum_loss)]
 
-    def _surrogates(self, site, datum_loss):
+    def _surrogates(self, site: int, datum_loss: "_DatumLoss") -> Iterator[tf.Tensor]:
         """Those of one sampling step: for the logits, and for what its estimator learns."""
         layer, (logits,) = self._sampling(site)
         estimator = _estimator(layer, logits)
@@ -279,13 +347,20 @@ class _Path:
         if estimator.trainable_variables:
             yield estimator.learning(estimate)
 
-    def _sampling(self, index):
+    def _sampling(self, index: int) -> tuple[StochasticBinary, list[tf.Tensor]]:
         """The layer of a sampling step, and its logits on the path."""
         layer = self.graph.steps[index].operation
         logits = [self.values[slot] for slot in self.graph.steps[index].reads.values()]
         return layer, [tf.cast(phi, layer.compute_dtype) for phi in logits]
 
-    def _continue(self, site, b, samples, later, sample):
+    def _continue(
+        self,
+        site: int,
+        b: tf.Tensor,
+        samples: int,
+        later: dict[int, tf.Tensor],
+        sample: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
+    ) -> tuple[Callable[[int], tf.Tensor], list[tf.Tensor]]:
         """The steps after one that samples, for other samples of it.
 
         Args:
@@ -299,7 +374,8 @@ class _Path:
           Function of a slot that gives its value, and activity penalties [samples * batch].
         """
         steps = self.graph.steps
-        changed, penalties = {}, []
+        changed: dict[int, tf.Tensor] = {}
+        penalties: list[tf.Tensor] = []
 
         def value(slot):
             if slot not in changed and not self.graph.has_batch[slot]:
@@ -340,7 +416,9 @@ class _DatumLoss:
       divisor: float, the data over all replicas; what is returned are averages' addends times it.
     """
 
-    def __init__(self, model, y, y_pred, sample_weight):
+    def __init__(
+        self, model: StochasticModel, y: typing.Any, y_pred: typing.Any, sample_weight: typing.Any
+    ) -> None:
         compiled = model._compile_loss
         self.sample_weight = sample_weight
         self.size = tf.shape(_leaf(y_pred))[0]
@@ -371,16 +449,18 @@ class _DatumLoss:
             scale *= tf.cast(self.divisor, scale.dtype)
             self.losses.append((path, loss, scale if weight is None else scale * weight))
 
-    def _structured(self, flat):
+    def _structured(self, flat: list[tf.Tensor]) -> typing.Any:
         """Flat targets or outputs in the structure that the paths of the losses lead through."""
         nested = keras.tree.is_nested(self.structure)
         return keras.tree.pack_sequence_as(self.structure, flat) if nested else flat[0]
 
-    def _weights(self, path):
+    def _weights(self, path: tuple) -> typing.Any:
         nested = keras.tree.is_nested(self.sample_weight)
         return _at(path, self.sample_weight) if nested else self.sample_weight
 
-    def __call__(self, outputs, samples, penalties, dtype):
+    def __call__(
+        self, outputs: list[tf.Tensor], samples: int, penalties: list[tf.Tensor], dtype: tf.DType
+    ) -> tf.Tensor:
         """Addends of the data times the divisor, `dtype` [samples * batch].
 
         Args:
@@ -405,27 +485,27 @@ class _DatumLoss:
 class _Fixed(keras.losses.Loss):
     """A loss of given values, for Keras to mask, weigh and reduce."""
 
-    def __init__(self, values, dtype, reduction):
+    def __init__(self, values: tf.Tensor, dtype: str, reduction: str | None) -> None:
         super().__init__(name="values", reduction=reduction, dtype=dtype)
         self.values = values
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: typing.Any, y_pred: typing.Any) -> tf.Tensor:
         return self.values
 
 
-def _values(loss, y_true, y_pred):
+def _values(loss: keras.losses.Loss, y_true: typing.Any, y_pred: typing.Any) -> tf.Tensor:
     convert = lambda x: tf.cast(x, loss.dtype)
     return loss.call(*keras.tree.map_structure(convert, (y_true, y_pred)))
 
 
-def _sample(layer, logits):
+def _sample(layer: StochasticBinary, logits: tf.Tensor) -> tf.Tensor:
     """One sample of a stochastic layer, with no gradient."""
     cast = tf.cast(logits, layer.compute_dtype)
     b = layer.sample(cast, layer.noise(cast, 1)[0], training=False)
     return _with_mask(tf.where(tf.math.is_nan(cast), cast, b), logits)
 
 
-def _estimator(layer, logits):
+def _estimator(layer: StochasticBinary, logits: tf.Tensor) -> GradientEstimator:
     """The layer's estimator, once it is known to suit.
 
     Raises:
@@ -447,7 +527,7 @@ def _estimator(layer, logits):
     return estimator
 
 
-def _refuse_other_losses(operation):
+def _refuse_other_losses(operation: keras.Operation) -> None:
     """Raises ValueError where a layer has added a loss that cannot be shared among the data."""
     if not isinstance(operation, keras.layers.Layer) or operation.activity_regularizer:
         return
@@ -459,24 +539,24 @@ def _refuse_other_losses(operation):
         )
 
 
-def _holds_stochastic_layers(operation):
+def _holds_stochastic_layers(operation: keras.Operation) -> bool:
     if isinstance(operation, StochasticBinary) or not isinstance(operation, keras.layers.Layer):
         return False
     parts = operation._flatten_layers(include_self=False)
     return any(isinstance(part, StochasticBinary) for part in parts)
 
 
-def _leaf(structure):
+def _leaf(structure: typing.Any) -> typing.Any:
     return keras.tree.flatten(structure)[0]
 
 
-def _at(path, structure):
+def _at(path: tuple, structure: typing.Any) -> typing.Any:
     for key in path:
         structure = structure[key]
     return structure
 
 
-def _with_mask(x, like):
+def _with_mask(x: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
     """`x`, with Keras's mask of another tensor, if that has one."""
     mask = getattr(like, "_keras_mask", None)
     if mask is not None:
@@ -485,7 +565,7 @@ def _with_mask(x, like):
     return x
 
 
-def _repeat(x, times):
+def _repeat(x: tf.Tensor, times: int) -> tf.Tensor:
     """`x` [batch, ...] and its mask so many times along the batch, [times * batch, ...]."""
     x = tf.convert_to_tensor(x)
     tiled = tf.tile(x, [times] + [1] * (x.shape.rank - 1))

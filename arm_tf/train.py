@@ -9,12 +9,13 @@ import functools
 from absl import flags
 
 from arm_tf import cli, data, estimators
+from arm_tf.errors import ConfigError, DataError
 from arm_tf.training import trials, workers
-from arm_tf.training.config import ConfigError
+from arm_tf.training.config import Config
 from arm_tf.training.run_folder import RunFolder, check_data, read_result, run_path
 
 
-def define_flags():
+def define_flags() -> None:
     """Defines the flags of this program: those of `arm_tf.training.config.Config`, and its own."""
     cli.define_flags()
     flags.DEFINE_integer(
@@ -25,7 +26,7 @@ def define_flags():
     )
 
 
-def main():
+def main() -> None:
     if flags.FLAGS.estimator == "help":
         print(estimators.describe())
         return
@@ -52,7 +53,7 @@ def main():
         train(config, wait_for_workers=flags.FLAGS.wait_for_workers)
 
 
-def train(config, dataset=None, wait_for_workers=600):
+def train(config: Config, dataset: data.Dataset | None = None, wait_for_workers: int = 600) -> None:
     """Trains the run of a configuration, or goes on with it.
 
     Args:
@@ -66,7 +67,7 @@ def train(config, dataset=None, wait_for_workers=600):
     """
     if dataset is not None:
         if not isinstance(dataset, data.Dataset):
-            raise data.DataError(
+            raise DataError(
                 f"dataset: expected an arm_tf.data.Dataset, found {type(dataset).__name__}; "
                 "make one with arm_tf.data.from_arrays"
             )
@@ -80,14 +81,20 @@ def train(config, dataset=None, wait_for_workers=600):
             folder.close()
 
 
-def _train(config, dataset, folder, cluster, wait_for_workers):
+def _train(
+    config: Config,
+    dataset: data.Dataset | None,
+    folder: RunFolder | None,
+    cluster: workers.Cluster,
+    wait_for_workers: int,
+) -> None:
     """As `train`; `folder` is a `RunFolder`, or None for workers other than the chief."""
     path = run_path(config)
     is_finished = read_result(path) is not None
     if dataset is None and (not is_finished or data.is_file(config.dataset)):
         try:
             dataset = config.load_data()
-        except data.DataError:
+        except DataError:
             if folder:
                 folder.discard_if_new()
             raise
@@ -96,6 +103,7 @@ def _train(config, dataset, folder, cluster, wait_for_workers):
             check_data(path, dataset)
         print(f"The run in {path} is finished; its figures are in result.json.")
         return
+    assert dataset  # which is loaded above unless the run is finished
     if folder:
         folder.start(config, dataset)
 

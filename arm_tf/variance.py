@@ -7,17 +7,18 @@ settings that the flags give. Writes variance.csv and variance.png.
 
 import dataclasses
 import pathlib
+import typing
 
 from absl import flags
 
-from arm_tf import cli, estimators
+from arm_tf import cli, estimators, files
+from arm_tf.errors import ConfigError
 from arm_tf.training import run_folder
-from arm_tf.training.config import ConfigError
 
 _COLUMNS = ("variance", "variance_stderr", "bias", "bias_noise")
 
 
-def samples_within(name, budget, units):
+def samples_within(name: str, budget: int, units: int) -> int:
     """The largest num_samples that evaluates f within `budget`, or the least there is; int."""
     row = estimators.get(name)
     num_samples = row.min_samples
@@ -28,7 +29,7 @@ def samples_within(name, budget, units):
     return num_samples
 
 
-def print_row(row):
+def print_row(row: dict[str, typing.Any]) -> None:
     """Prints one estimator's figures."""
     parts = [f"{row['estimator']:20}{row['evaluations']:>6} evaluations"]
     for where in ("logits", "weights"):
@@ -40,12 +41,12 @@ def print_row(row):
     print("   ".join(parts), flush=True)
 
 
-def main():
+def main() -> None:
     values = flags.FLAGS
     for name in ("images", "draws", "evaluations"):
-        if values[name].value < 1:
+        if getattr(values, name) < 1:
             raise ConfigError(
-                f"--{name} must be an integer of at least 1, received {values[name].value}."
+                f"--{name} must be an integer of at least 1, received {getattr(values, name)}."
             )
     if values.run:
         folder = pathlib.Path(values.run)
@@ -67,13 +68,13 @@ def main():
             )
         num_samples[row.name] = samples_within(name, values.evaluations, config.units)
     dataset = config.load_data()
-    run_folder.make_folder(out, "--out")
+    files.make_folder(out, "--out")
 
     cli.load_tensorflow()
     from arm_tf import figures
     from arm_tf.training import checkpoints, moments, steps
 
-    if values.run:
+    if folder:
         model = checkpoints.load_model(folder, config, dataset)
     else:
         model = steps.build_model(config, dataset)
@@ -86,7 +87,7 @@ def main():
     header += [f"{column}_{where}" for where in ("logits", "weights") for column in _COLUMNS]
     lines = [",".join(header)]
     lines += [",".join(f"{row[key]}" for key in header) for row in rows]
-    run_folder.write_text(out / "variance.csv", "\n".join(lines) + "\n")
+    files.write_text(out / "variance.csv", "\n".join(lines) + "\n")
     figures.variances(rows, config.name).savefig(out / "variance.png")
     print(f"Written to {out / 'variance.csv'} and {out / 'variance.png'}.")
 

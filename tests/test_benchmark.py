@@ -12,7 +12,7 @@ from arm_tf.benchmark import plain_reference
 from arm_tf.benchmark.bench import Bench
 from arm_tf.benchmark.history import compare_with_history
 from arm_tf.benchmark.products import products_alone, products_of
-from arm_tf.training import run_folder
+from arm_tf.errors import RunError
 
 RNG = np.random.default_rng(0)
 
@@ -99,5 +99,5 @@ def test_history_notices_a_slower_step(tmp_path):
         compare_with_history(results(ratio, cores), history, record=True)
     assert len(history.read_text(encoding="utf-8").splitlines()) == 4
     compare_with_history(results(2.5), history, record=False)
-    with pytest.raises(run_folder.RunError, match="linear takes 2.70 times its products, 2.00 in"):
+    with pytest.raises(RunError, match="linear takes 2.70 times its products, 2.00 in"):
         compare_with_history(results(2.7), history, record=False)

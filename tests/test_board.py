@@ -9,6 +9,7 @@ import shutil
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from small_runs import assert_same_run, configure, run, run_stopped_at, small_dataset
 from tensorboard.backend.event_processing import data_provider, plugin_event_multiplexer
 from tensorboard.context import RequestContext
@@ -21,7 +22,10 @@ from tensorboard.plugins.hparams import (
     list_session_groups,
 )
 
-from arm_tf.training import run_folder, session
+from arm_tf import figures
+from arm_tf.errors import RunError
+from arm_tf.training import board, run_folder, session
+from arm_tf.training.config import Config
 
 FIGURES = {
     "bounds-final/test_neg_elbo": "test_neg_elbo",
@@ -156,6 +160,19 @@ def test_repeated_run_is_a_row_of_its_own(several, tmp_path):
     ]  # fmt: skip
 
 
+def test_bounds_are_called_what_they_are_of(tmp_path):
+    """Those of the conditional network are on −log p(x_l|x_u)."""
+    config = Config(model="conditional", layers=2)
+    with tf.summary.create_file_writer(str(tmp_path)).as_default():
+        board.write_settings(config)
+    charts = Board(tmp_path).charts()
+    assert "bound on −log p(x_l|x_u)" in charts and "bound on −log p(x)" not in charts
+    metrics = [{"epoch": 1.0, "valid_neg_elbo": 3.0, "valid_nll": 2.0}]
+    figure = figures.run_curves(metrics, "run", config.likelihood)
+    _, labels = figure.axes[0].get_legend_handles_labels()
+    assert "validation, bound on −log p(x_l|x_u)" in labels
+
+
 def test_one_chart_has_training_validation_and_test(several):
     board = Board(several)
     charts = board.charts()
@@ -228,7 +245,7 @@ def test_run_that_failed_says_so_until_it_goes_on(dataset, tmp_path, monkeypatch
 
     with monkeypatch.context() as patch:
         patch.setattr(session.Run, "run_steps", poisoned)
-        with pytest.raises(run_folder.RunError, match="not finite"):
+        with pytest.raises(RunError, match="not finite"):
             run(config, dataset)
     assert Board(tmp_path).status() == "STATUS_FAILURE"
     run_stopped_at(26, config, dataset, monkeypatch)
@@ -247,7 +264,7 @@ def test_run_without_its_result_has_failed(dataset, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", full)
-        with pytest.raises(run_folder.RunError, match="No space left"):
+        with pytest.raises(RunError, match="No space left"):
             run(config, dataset)
     assert Board(tmp_path).status() == "STATUS_FAILURE"
     run(config, dataset)

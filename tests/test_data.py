@@ -17,6 +17,7 @@ import scipy.io
 
 from arm_tf import data
 from arm_tf.data import glyphs, readers, sources
+from arm_tf.errors import DataError
 
 REAL = pathlib.Path(__file__).parents[2] / "shared" / "data"
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="the real data are not here")
@@ -80,7 +81,7 @@ def fake_text(count, digit=b"0"):
 
 def refused(name, data_dir, **options):
     """The one line with which a data set is refused."""
-    with pytest.raises(data.DataError) as caught:
+    with pytest.raises(DataError) as caught:
         data.load(name, data_dir, **options)
     message = str(caught.value)
     assert "\n" not in message
@@ -481,7 +482,7 @@ def test_first_of_ones_own_images_only():
     part = data.from_arrays(GREY, GREY, GREY, valid_images=7, test_images=8)
     np.testing.assert_array_equal(part.valid, whole.valid[:7])
     np.testing.assert_array_equal(part.test, whole.test[:8])
-    with pytest.raises(data.DataError, match="valid_images: expected a number from 1 to 40"):
+    with pytest.raises(DataError, match="valid_images: expected a number from 1 to 40"):
         data.from_arrays(GREY, GREY, GREY, valid_images=41)
 
 
@@ -528,7 +529,7 @@ BAD_ARRAYS = {
 @pytest.mark.parametrize("case", BAD_ARRAYS)
 def test_bad_arrays(case, tmp_path):
     arguments, part = BAD_ARRAYS[case]
-    with pytest.raises(data.DataError) as caught:
+    with pytest.raises(DataError) as caught:
         data.from_arrays(*arguments)
     assert part in str(caught.value) and "\n" not in str(caught.value)
     arrays = dict(zip(("train", "valid", "test"), arguments, strict=False))

@@ -317,3 +317,17 @@ def test_bitflip_averages_to_local_expectations_over_its_unit():
 def test_unknown_name_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match="Unknown estimator 'amr'; known are ar, arm, arms, "):
         estimators.get("amr")
+
+
+@pytest.mark.parametrize("name", [n for n, row in estimators.TABLE.items() if row.min_samples > 1])
+def test_fewer_samples_than_the_least_give_no_estimate(name):
+    row, units = estimators.TABLE[name], 2
+    few = row.min_samples - 1
+    logits, u = tf.constant([[0.3, -0.2]] * 50), RNG.uniform(size=(row.rows(few, units), 50, units))
+    parameters = {key: tf.constant(v, tf.float32) for key, v in row.initial_parameters(2).items()}
+    f = lambda b, sample=None: tf.reduce_sum(b, axis=-1) ** 2
+    try:
+        estimate = row(f, logits, tf.constant(u, tf.float32), *([parameters] if parameters else []))
+    except (ValueError, ZeroDivisionError, tf.errors.InvalidArgumentError):
+        return
+    assert not np.isfinite(estimate.grad_logits).all()

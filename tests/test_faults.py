@@ -19,7 +19,8 @@ import pytest
 import tensorflow as tf
 from small_runs import assert_same_run, configure, run, run_stopped_at, small_dataset
 
-from arm_tf import cli, data, train
+from arm_tf import cli, data, files, train
+from arm_tf.errors import RunError
 from arm_tf.training import checkpoints, run_folder, session
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -270,12 +271,12 @@ def test_file_that_somebody_reads_is_replaced_when_windows_lets_it_be(tmp_path, 
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", refusing)
-    run_folder.write_text(tmp_path / "file", "new")
+    files.write_text(tmp_path / "file", "new")
     assert (tmp_path / "file").read_text(encoding="utf-8") == "new"
     monkeypatch.setattr(run_folder, "_SECONDS_BETWEEN_TRIES", 0.001)
     refusals = iter(PermissionError, None)  # for ever
     with pytest.raises(PermissionError):
-        run_folder.write_text(tmp_path / "file", "newer")
+        files.write_text(tmp_path / "file", "newer")
 
 
 def test_folder_that_vanishes(finished, tmp_path, command, before):
@@ -363,7 +364,7 @@ def test_damaged_best_weights(damage, half_done, dataset, command, before):
     """A run whose last validation is not the best needs them in the end."""
     before("evaluate", lambda: None)
     damage(pathlib.Path(f"{newest(half_done, 'checkpoints/best')}{DATA}"))
-    with pytest.raises(run_folder.RunError, match="Cannot restore .*/best/"):
+    with pytest.raises(RunError, match="Cannot restore .*/best/"):
         session.evaluate_run(pathlib.Path(half_done.logdir) / "run", half_done, dataset, "test", 2)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(session.Run, "evaluate", worse(session.Run.evaluate))
@@ -408,7 +409,7 @@ def test_every_flipped_bit_of_a_checkpoint_is_noticed(half_done, dataset):
             file.write_bytes(damaged)
             try:
                 checkpoints.restore(checkpoint, path)
-            except run_folder.RunError:
+            except RunError:
                 noticed += 1
             else:
                 for variable, value in zip(state(), saved, strict=True):

@@ -28,8 +28,9 @@ from small_runs import small_dataset
 
 from arm_tf import cli, data
 from arm_tf.data import readers
+from arm_tf.errors import ConfigError, DataError, RunError
 from arm_tf.training import run_folder, session, workers
-from arm_tf.training.config import Config, ConfigError
+from arm_tf.training.config import Config
 
 COUNTS = 3, 2  # images in the files here
 BOMB = 2**26  # bytes that a small file would unpack to
@@ -131,7 +132,7 @@ def read(kind, contents, folder):
     path.write_bytes(contents)
     try:
         arrays = READERS[kind](path)
-    except data.DataError as error:
+    except DataError as error:
         assert re.match(re.escape(str(path)) + r"(, \w+)?: expected ", str(error))
         assert len(str(error).splitlines()) == 1
         arrays = str(error)
@@ -220,7 +221,7 @@ def test_own_files_that_are_read_make_a_data_set_or_are_refused(folder):
         path.write_bytes(contents)
         try:
             dataset = data.load(path)
-        except data.DataError as error:
+        except DataError as error:
             assert str(error).startswith(f"{path}") and len(str(error).splitlines()) == 1
         else:
             for bits in (dataset.epoch(0, 0), dataset.valid, dataset.test):
@@ -428,7 +429,7 @@ def test_endless_file(kind, first, folder):
         file.truncate(2**40 + len(ORIGINALS[kind][0][0]))
     tracemalloc.start()
     try:
-        with pytest.raises(data.DataError, match="bytes"):
+        with pytest.raises(DataError, match="bytes"):
             READERS[kind](path)
         assert tracemalloc.get_traced_memory()[1] < MEMORY
     finally:
@@ -492,7 +493,7 @@ def one_step(arguments, dataset):
         config = cli.config_from_flags(values)
         if config.data_dir is not None:
             name = "omniglot" if config.dataset == "glyphs" else config.dataset
-            with pytest.raises(data.DataError):  # there are no files, and glyphs need none
+            with pytest.raises(DataError):  # there are no files, and glyphs need none
                 data.load(name, config.data_dir)
         workers.find(config.distribute)
         least = {k: min(getattr(config, k) or v, v) for k, v in MOST.items()}
@@ -507,7 +508,7 @@ def one_step(arguments, dataset):
             return loss
     except flags.Error:
         return None  # which the program joins to one line
-    except (ConfigError, run_folder.RunError) as error:
+    except (ConfigError, RunError) as error:
         refusal = str(error)
     assert refusal and len(refusal.splitlines()) == 1
     return None

@@ -233,8 +233,23 @@ def test_config_round_trips():
     )
 
 
-README = (pathlib.Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+ROOT = pathlib.Path(__file__).parents[1]
+EXAMPLES = [
+    example
+    for page in ("README.md", "docs/model.md")
+    for example in re.findall(
+        r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL
+    )
+]
+
+
+def test_readme_example_estimates_a_gradient():
+    """At probability 1/2 the pair differs: f's mean, and (f(1) - f(0)) |u - 1/2|."""
+    (example,) = (e for e in EXAMPLES if "arm_tf.expectation(" in e and "Joint" not in e)
+    names = {}
+    exec(compile(example, "README.md", "exec"), names)
+    assert names["value"].numpy() == pytest.approx((0.499**2 + 0.501**2) / 2)
+    assert 0 < names["grad_logits"].numpy()[0] <= (0.501**2 - 0.499**2) / 2
 
 
 def test_readme_example_learns_to_compress(capsys):
@@ -247,12 +262,12 @@ def test_readme_example_learns_to_compress(capsys):
     assert f"{names['wrong']:.1%} of the pixels" in capsys.readouterr().out
 
 
-def test_readme_example_finds_the_exact_posterior():
+def test_documented_example_finds_the_exact_posterior():
     """With orthogonal columns the posterior is a product, and its log-odds are known."""
     (example,) = (e for e in EXAMPLES if "JointDistribution" in e)
     tf.random.set_seed(0)
-    names = {"__name__": "readme"}
-    exec(compile(example, "README.md", "exec"), names)
+    names = {"__name__": "model"}
+    exec(compile(example, "docs/model.md", "exec"), names)
     design, y = names["design"], names["y"]
     exact = design.T @ y - 0.5 * (design**2).sum(axis=0)
     found = names["logits"].numpy()

@@ -10,6 +10,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from arm_tf import models
+from arm_tf.expectation import draw
 
 PIXELS = 3
 X = tf.constant([[1.0, 0.0, 1.0]], tf.float64)
@@ -213,10 +214,45 @@ def test_losses_send_no_gradient_to_the_other_part():
     model = make_model(2)
     estimators = model.gradient_estimators("arm")
     u = tf.constant(np.random.default_rng(0).uniform(size=[model.noise_rows(estimators), 1, 2]))
-    with tf.GradientTape() as tape:
-        encoder_loss, _, _ = model.losses(X, u, estimators)
-    decoder = [v.value for v in model.variable_groups["decoder"]]
-    assert tape.gradient(encoder_loss, decoder) == [None] * len(decoder)
+    with tf.GradientTape(persistent=True) as tape:
+        losses = model.losses(X, u, estimators)
+    for loss, other in ((losses.encoder, "decoder"), (losses.decoder, "encoder")):
+        variables = [v.value for v in model.variable_groups[other]]
+        assert tape.gradient(loss, variables) == [None] * len(variables)
+
+
+@pytest.mark.parametrize("kind", [models.BinaryVAE, models.ConditionalNetwork])
+@pytest.mark.parametrize("estimator", ["arm", "disarm", "concrete"])
+def test_one_tape_has_all_gradients_of_the_elbo(kind, estimator):
+    """Those of the parts at the same noise, eager and compiled, weighed by what follows."""
+    model = make_model(2, kind=kind)
+    x = tf.constant([[1.0, 0.0, 1.0], [0.0, 0.0, 1.0]], tf.float64)
+    weights = tf.constant([0.3, 2.0], tf.float64)
+    group = model.gradient_estimators(estimator)
+    u = draw(tf.zeros([2, 2], tf.float64), model.noise_rows(group), seed=5)
+    encoder = [v.value for v in model.variable_groups["encoder"]]
+    others = [v.value for part in ("decoder", "prior") for v in model.variable_groups[part]]
+    with tf.GradientTape(persistent=True) as tape:
+        losses = model.losses(x, u, group)
+    expected = tape.gradient(losses.encoder, encoder, weights)
+    expected += tape.gradient(losses.decoder, others, weights)
+
+    def gradients():
+        with tf.GradientTape() as tape:
+            loss = -model.elbo(x, estimator, seed=5)
+        return loss, tape.gradient(loss, encoder + others, weights)
+
+    for run in (gradients, tf.function(gradients, jit_compile=True)):
+        loss, found = run()
+        np.testing.assert_allclose(loss, losses.decoder, rtol=1e-12)
+        for got, want in zip(found, expected, strict=True):
+            np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("estimator", ["vimco", "wake_sleep", "nvil"])
+def test_elbo_refuses_estimators_that_it_cannot_serve(estimator):
+    with pytest.raises(ValueError, match=f"received '{estimator}'; use losses"):
+        make_model(1).elbo(X, estimator)
 
 
 def test_bound_of_the_conditional_network_is_that_by_enumeration():

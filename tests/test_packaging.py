@@ -50,6 +50,8 @@ def test_workflow_has_the_oldest_and_the_newest_python():
 def test_dependencies_have_wheels(platform, minor, index, tmp_path):
     for name in ("setup.py", "pyproject.toml", "README.md"):
         shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "arm_tf").mkdir()
+    shutil.copy(ROOT / "arm_tf" / "__init__.py", tmp_path / "arm_tf")
     process = pip(
         "--only-binary=:all:",
         f"--python-version=3.{minor}",

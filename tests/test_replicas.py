@@ -16,8 +16,8 @@ import tensorflow as tf
 from small_runs import assert_same_run, configure, run, run_stopped_at, small_dataset
 
 from arm_tf import estimators
+from arm_tf.errors import ConfigError, RunError
 from arm_tf.training import replicas, run_folder, session
-from arm_tf.training.config import ConfigError
 from arm_tf.training.workers import Cluster, find
 
 UNITS, BATCH = 5, 20
@@ -138,7 +138,7 @@ def test_run_on_all_devices_is_that_on_one_and_resumes(dataset, tmp_path, monkey
 
 def test_batch_that_cannot_be_shared_equally(dataset, tmp_path):
     config = configure(tmp_path, distribute="mirrored", batch_size=18)
-    with pytest.raises(run_folder.RunError, match="--batch_size=18 .* 4 replicas"):
+    with pytest.raises(RunError, match="--batch_size=18 .* 4 replicas"):
         run(config, dataset)
 
 
@@ -217,7 +217,7 @@ from arm_tf.training import run_folder, workers
 try:
     with workers.Cluster({tuple(addresses)}, {index}).starting({seconds}, 2):
         {action}
-except run_folder.RunError as error:
+except RunError as error:
     print(error)
 """
         processes.append(

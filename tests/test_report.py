@@ -7,8 +7,7 @@ import json
 
 import pytest
 
-from arm_tf import figures, paper
-from arm_tf.report import __main__ as report
+from arm_tf import figures, paper, report
 from arm_tf.training.config import Config
 
 RESULT = {
@@ -64,28 +63,33 @@ def test_full_runs_on_published_data_stand_beside_the_published_figures(tmp_path
     faster = {**LINEAR, "learning_rate": 5e-4, "eval_every": 20}
     write_run(tmp_path / "faster", faster, {"test_nll": 106.0})
     write_run(tmp_path / "slower", {**LINEAR, "learning_rate": 5e-5}, {"test_nll": 109.0})
+    more = {**LINEAR, "num_samples": 2, "test_samples": 10}
+    write_run(tmp_path / "more", more, {"test_nll": 105.0})
     write_run(tmp_path / "short", SHORT, {"epochs": 10.0, "test_nll": 120.0})
     omniglot = paper.SETTINGS["omniglot-linear"]
     write_run(tmp_path / "stand_in", omniglot, {"data_published": False, "test_nll": 110.0})
     write_run(tmp_path / "glyphs", {"epochs": 1200}, {"data_published": None, "test_nll": 90.0})
     runs, _ = report.gather(tmp_path)
 
-    faster, arm, slower, legrad = report.compared(runs)
-    assert (arm["published"], arm["mean"], arm["seeds"]) == ("107.2 ± 0.1", 107.2, "0 1")
-    assert arm["deviation"] == pytest.approx(0.4 / 2**0.5)
-    assert arm["difference"] == pytest.approx(0) and arm["departures"] == ""
+    more, faster, arm, slower, legrad = report.compared(runs)
+    assert (arm["published"], arm["seeds"]) == ("107.2 ± 0.1", [0, 1])
+    assert arm["ours"] == pytest.approx((107.2, 0.4 / 2**0.5))
+    assert arm["difference"] == pytest.approx(0) and arm["estimator"] == "`arm`"
     assert (legrad["published"], legrad["difference"]) == ("≤ 117.5", None)
-    assert faster["departures"] == "learning_rate=0.0005"
-    assert slower["departures"] == "learning_rate=5e-05"
+    assert [row["learning_rate"] for row in (faster, arm, slower)] == [5e-4, 1e-4, 5e-5]
+    assert more["estimator"] == "`arm`, num_samples=2, test_samples=10"
+    assert more["ours"].deviation is None
 
     text = report.markdown(runs)
     beside, others, stand_ins = text.split("\n\n| ")[1:]
-    assert "| arm | 107.2 ± 0.1 | 107.20 ± 0.28 | +0.00 | 0 1 | 1000 | – |" in beside
+    arm = "| MNIST-static, linear | `arm` | 1e-4 | 107.2 ± 0.1 | 107.20 ± 0.28 | +0.00 | 1,200 |"
+    assert f"{arm} 0, 1 |" in beside
+    assert "| 5e-4 | 107.2 ± 0.1 | 106.00 | −1.20 | 1,200 | 0 |" in beside
     assert "short" in others and "glyphs" in others and "stand_in" not in beside + others
     assert "stand_in" in stand_ins
 
     rows = {row["run"]: row for row in csv.DictReader(io.StringIO(report.table_csv(runs)))}
-    assert len(rows) == 8
+    assert len(rows) == 9
     assert (rows["arm0"]["comparable"], rows["short"]["comparable"]) == ("True", "False")
 
 

@@ -543,6 +543,31 @@ def test_what_cannot_be_done_is_said(inner, loss, message):
         fit_simple(StochasticModel(keras.Sequential([keras.Input((3,)), *inner()])), loss)
 
 
+def test_steps_of_an_execution_are_one_program():
+    """Several at once train as one at a time, up to rounding; what is left over, too."""
+    x, y = RNG.normal(size=(11, 3)).astype("float32"), RNG.normal(size=(11, 1)).astype("float32")
+    outcomes = []
+    for steps in (1, 3):
+        keras.utils.set_random_seed(0)
+        inner = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4)])
+        inner.add(StochasticBinary("nvil", seed=0))
+        inner.add(keras.layers.Dense(1))
+        model = StochasticModel(inner)
+        model.compile("adam", "mse", metrics=["mae"], jit_compile=True, steps_per_execution=steps)
+        called = []
+        if steps > 1:  # of six batches of two, the last of one, three are a program
+            model.make_train_function()
+            one_by_one = keras.Model._make_function(model, model.train_step)
+            counting = lambda iterator, f=one_by_one, c=called: c.append(1) or f(iterator)
+            model.train_function = stochastic_model._in_one_program(model, steps, counting)
+        history = model.fit(x, y, batch_size=2, epochs=3, shuffle=False, verbose=0).history
+        assert len(called) == (3 if steps > 1 else 0)
+        outcomes.append([history, model.get_weights()])
+    tf.nest.map_structure(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *outcomes
+    )
+
+
 def test_callbacks_and_resuming(tmp_path):
     """Keras's callbacks; a fit that fails goes on from its backup."""
 

@@ -1,5 +1,6 @@
 """Sweeps: the grid, the choice of the learning rate, and what crashes leave undone."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -8,10 +9,11 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
 from arm_tf import sweep
-from arm_tf.training.config import ConfigError
+from arm_tf.errors import ConfigError
 
 ROOT = pathlib.Path(__file__).parents[1]
 FLAG_FILES = [str(ROOT / "runs" / "paper" / f"mnist_static-{name}-arm.flags") for name in
@@ -79,10 +81,11 @@ def test_learning_rate_is_chosen_by_validation(tmp_path):
     assert arm["mean"] == 80.5 and arm["deviation"] == pytest.approx(0.5**0.5)
     assert loo["learning_rate"] == 1e-3 and len(loo["test_nll"]) == 2
     assert "| defaults | arm | 0.001 | 90.00 | 80.50 ± 0.71 | 2 |" in sweep.markdown([arm])
+    assert "| test −log p(x_l|x_u) ≤ |" in sweep.markdown([arm], "log p(x_l|x_u)")
 
 
-def start(logdir):
-    command = [sys.executable, "-m", "arm_tf.sweep", "--workers=1", "--estimators=arm",
+def start(logdir, *arguments):
+    command = [sys.executable, "-m", "arm_tf.sweep", *arguments, "--estimators=arm",
                "--learning_rates=1e-3", "--seeds=0,1", "--units=8", "--epochs=8",
                "--eval_samples=2", "--test_samples=5", f"--logdir={logdir}"]  # fmt: skip
     return subprocess.Popen(
@@ -98,36 +101,55 @@ def wait_for(condition, seconds=300):
         time.sleep(0.1)
 
 
-def workers():
-    found = subprocess.run(
-        ["pgrep", "-f", "ray::train_in_worker"], capture_output=True, text=True
-    ).stdout
-    return [int(pid) for pid in found.split()]
+def kill_workers(process, name):
+    """Kills the processes below one whose command line holds a name."""
+    for child in psutil.Process(process.pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if name in " ".join(child.cmdline()):
+                child.kill()
+
+
+def assert_finished(process, logdir):
+    output = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, output
+    assert len(list(logdir.glob("*/result.json"))) == 2
+    (resumed,) = logdir.glob("*seed0*/output.txt")
+    assert "from step" in resumed.read_text(encoding="utf-8")
+    (chosen,) = json.loads((logdir / "sweep.json").read_text(encoding="utf-8"))["chosen"]
+    assert len(chosen["test_nll"]) == 2
+    return output
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
 def test_killed_workers_are_tried_again_and_killed_sweeps_do_what_is_left(tmp_path):
-    pytest.importorskip("ray")
-    first = start(tmp_path)
+    first = start(tmp_path, "--workers=1")
     wait_for(lambda: list(tmp_path.glob("*seed0*/checkpoints/*.index")))
-    for pid in workers():
-        subprocess.run(["kill", "-9", str(pid)], check=True)
+    kill_workers(first, "arm_tf.training.scheduler")
     wait_for(lambda: list(tmp_path.glob("*/result.json")))
     (finished,) = tmp_path.glob("*/result.json")
     written = finished.stat().st_mtime_ns
     first.send_signal(signal.SIGKILL)
     output = first.communicate()[0]
-    assert "failed, will be tried again: the worker died" in output, output
-    wait_for(lambda: not workers(), 60)
-
-    second = start(tmp_path)
-    output = second.communicate(timeout=300)[0]
-    assert second.returncode == 0, output
-    assert "2 runs, 1 of them finished before" in output
+    assert "failed, will be tried again: the worker died (signal 9)" in output, output
+    second = start(tmp_path, "--workers=1")
+    assert "2 runs, 1 of them finished before" in assert_finished(second, tmp_path)
     assert finished.stat().st_mtime_ns == written
-    assert len(list(tmp_path.glob("*/result.json"))) == 2
-    (killed,) = tmp_path.glob("*seed0*/output.txt")
-    assert "from step" in killed.read_text(encoding="utf-8")
-    (chosen,) = json.loads((tmp_path / "sweep.json").read_text(encoding="utf-8"))["chosen"]
-    assert len(chosen["test_nll"]) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+def test_tasks_on_ray_are_tried_again_and_stopped_where_they_can_go_on(tmp_path):
+    pytest.importorskip("ray")
+    first = start(tmp_path, "--address=local")
+    wait_for(lambda: list(tmp_path.glob("*seed0*/checkpoints/*.index")))
+    kill_workers(first, "ray::_train_in_task")
+    while "failed, will be tried again: the worker died" not in (line := first.stdout.readline()):
+        assert line, "ended without a failure"
+    (output,) = tmp_path.glob("*seed0*/output.txt")
+    text = lambda: output.read_text(encoding="utf-8")
+    wait_for(lambda: "from step" in text())
+    first.send_signal(signal.SIGTERM)
+    assert "Stopped; the same command does what is left." in first.communicate(timeout=300)[0]
+    assert first.returncode == 0 and "Stopped at step" in text()
+    assert_finished(start(tmp_path, "--address=local"), tmp_path)

@@ -27,6 +27,7 @@ from small_runs import (
 )
 
 from arm_tf import data, noise, train
+from arm_tf.errors import DataError, RunError
 from arm_tf.training import run_folder, session
 from arm_tf.training.config import Config
 from arm_tf.training.feed import epoch_order
@@ -222,7 +223,7 @@ def test_loss_that_is_not_finite_stops_the_run(dataset, tmp_path, monkeypatch):
 
     monkeypatch.setattr(session.Run, "run_steps", poisoned)
     config = configure(tmp_path, steps_per_loop=1)
-    with pytest.raises(run_folder.RunError, match="loss is not finite at step 17; .* is kept"):
+    with pytest.raises(RunError, match="loss is not finite at step 17; .* is kept"):
         run(config, dataset)
     reader = tf.train.load_checkpoint(str(tmp_path / "run" / "checkpoints"))
     assert reader.get_tensor("position/step/.ATTRIBUTES/VARIABLE_VALUE") == 11
@@ -236,7 +237,7 @@ def weights_in(reader):
 
 
 def test_batch_larger_than_the_data_is_refused(dataset, tmp_path):
-    with pytest.raises(run_folder.RunError, match="--batch_size=500 is more than the 230 training"):
+    with pytest.raises(RunError, match="--batch_size=500 is more than the 230 training"):
         run(configure(tmp_path, batch_size=500), dataset)
 
 
@@ -294,13 +295,13 @@ def test_training_from_python(own, tmp_path, capsys):
     bounds = session.evaluate_run(path, settings, own, "test", config.test_samples)
     assert bounds.nll == result["test_nll"]
 
-    with pytest.raises(run_folder.RunError, match="started with other data") as refusal:
+    with pytest.raises(RunError, match="started with other data") as refusal:
         train.train(config, dataclasses.replace(own, checksum="other"))
     train.train(config, own)
     assert "is finished" in capsys.readouterr().out, refusal  # which keeps the folder no longer
-    with pytest.raises(data.DataError, match="given from Python"):
+    with pytest.raises(DataError, match="given from Python"):
         train.train(dataclasses.replace(settings, name="other"))
-    with pytest.raises(data.DataError, match="expected an arm_tf.data.Dataset, found tuple"):
+    with pytest.raises(DataError, match="expected an arm_tf.data.Dataset, found tuple"):
         train.train(config, (own.train, own.valid, own.test))
     named = dataclasses.replace(config, name="mine", dataset="mnist_static", max_steps=1)
     train.train(named, own)

@@ -16,28 +16,29 @@ import platform
 import psutil
 from absl import flags
 
-from arm_tf import cli
+from arm_tf import cli, files
 from arm_tf.benchmark.bench import export
 from arm_tf.benchmark.cost import measure_cost, measure_sweep
 from arm_tf.benchmark.history import compare_with_history
 from arm_tf.benchmark.processes import measure_process, measure_trials
 from arm_tf.benchmark.programs import measure_evaluation, measure_fit, measure_steps
 from arm_tf.benchmark.timing import random_images
-from arm_tf.training import config, run_folder, workers
+from arm_tf.errors import ConfigError
+from arm_tf.training import workers
 
 PARTS = ("steps", "fit", "evaluation", "process", "trials", "sweep", "cost")
 
 
-def main():
+def main() -> None:
     values = flags.FLAGS
     unknown = set(values.parts) - set(PARTS)
     if unknown or values.rounds < 2:
-        raise config.ConfigError(
+        raise ConfigError(
             f"--parts takes any of {', '.join(PARTS)} and --rounds at least 2, received "
             f"{','.join(values.parts)} and {values.rounds}."
         )
     flag = "export" if values.export else "out"
-    out = run_folder.make_folder(values[flag].value, f"--{flag}")
+    out = files.make_folder(getattr(values, flag), f"--{flag}")
     load = psutil.getloadavg()[0]
     cli.load_tensorflow()
     import tensorflow as tf
@@ -46,7 +47,7 @@ def main():
         return export(random_images(), out)
     if load > 0.5:
         print(f"Other work is running (load {load:.1f}): ratios may do, rates do not.")
-    from arm_tf import figures
+    from arm_tf.benchmark import figures
 
     dataset = random_images()
     results = {
@@ -68,12 +69,12 @@ def main():
     for part in PARTS:
         if part in values.parts:
             results[part] = measurements[part]()
-            run_folder.write_json(out / "benchmark.json", results)
+            files.write_json(out / "benchmark.json", results)
     print(f"Written to {out / 'benchmark.json'}.")
     if values.history and "steps" in results:
         compare_with_history(results, values.history, values.record)
     if {"steps", "sweep"} & set(results):
-        figures.benchmark(results).savefig(out / "benchmark.png")
+        figures.parts_and_growth(results).savefig(out / "benchmark.png")
         print(f"Drawn in {out / 'benchmark.png'}.")
 
 

@@ -1,15 +1,23 @@
 """The programs of a run, to be measured or exported."""
 
+from __future__ import annotations
+
 import pathlib
 import re
 import shutil
 import tempfile
+import typing
+from collections.abc import Callable
 
 import numpy as np
 
-from arm_tf import paper
-from arm_tf.benchmark.products import products_of
+from arm_tf import files, paper
+from arm_tf.benchmark.products import Product, products_of
+from arm_tf.data import Dataset
 from arm_tf.training import config, run_folder
+
+if typing.TYPE_CHECKING:
+    import tensorflow as tf
 
 MODELS = {name: paper.SETTINGS[f"mnist_static-{name}"] for name in
           ("linear", "nonlinear", "two_layers")}  # fmt: skip
@@ -18,32 +26,32 @@ MODELS = {name: paper.SETTINGS[f"mnist_static-{name}"] for name in
 class Bench:
     """A run in a folder that is thrown away, and the programs it consists of."""
 
-    def __init__(self, dataset, /, **settings):
+    def __init__(self, dataset: Dataset, /, **settings: typing.Any) -> None:
         from arm_tf.training import steps
         from arm_tf.training.run import Run
 
         self.folder = tempfile.TemporaryDirectory()
         self.config = config.Config(**{**settings, "logdir": self.folder.name, "name": "run"})
-        folder = run_folder.RunFolder(self.config)
-        folder.start(self.config, dataset)
+        self._run_folder = run_folder.RunFolder(self.config)
+        self._run_folder.start(self.config, dataset)
         self._precision = steps.precision(self.config)
         self._precision.__enter__()  # until it is closed
-        self.run = Run(self.config, dataset, folder)
+        self.run = Run(self.config, dataset, self._run_folder)
         self.learner, self.steps = self.run.learner, self.config.steps_per_loop
         self.run.run_steps()  # compiles
 
-    def arguments(self, count):
+    def arguments(self, count: int) -> tuple[tf.Tensor, ...]:
         """Arguments of the compiled loop for `count` steps from the present one."""
         return self.run.feed(self.run.step, count)
 
-    def products(self):
+    def products(self) -> list[Product]:
         """The matrix products of a step; a list of `Product`."""
         program = self.learner.take_steps.experimental_get_compiler_ir(
             *self.run.feed(self.run.step, 1)
         )
         return [p for p in products_of(program(stage="optimized_hlo")) if p.in_loop]
 
-    def optimizer_steps(self):
+    def optimizer_steps(self) -> Callable[[], object]:
         """A function that takes as many steps of the optimisers alone as a loop does."""
         import tensorflow as tf
 
@@ -61,7 +69,7 @@ class Bench:
 
         return lambda: run(grads)
 
-    def export(self, folder):
+    def export(self, folder: pathlib.Path) -> None:
         """Takes a loop of steps, and writes it as a program that any XLA runs.
 
         `program.hlo` is the loop before optimisation, a serialised HloModuleProto.
@@ -88,15 +96,15 @@ class Bench:
             raise RuntimeError(f"Variables share names, received {compiled.variables}.")
         names = ("images", "order", "noise", "tracker_noise", "count")
         given = {n: np.asarray(a) for n, a in zip(names, arguments, strict=True)}
-        values = {name: value for name, value in given.items() if value.size}
+        values: dict[str, typing.Any] = {n: value for n, value in given.items() if value.size}
         values |= {name: variable.numpy() for name, variable in variables.items()}
         np.savez_compressed(folder / "arguments.npz", **values)
 
         losses, norms = take_steps(*arguments)
-        results = {"losses": losses.numpy()}
+        results: dict[str, typing.Any] = {"losses": losses.numpy()}
         results |= {f"gradient_norm/{part}": norms[part].numpy() for part in sorted(norms)}
         parameters = list(values)
-        aliases = re.search("input_output_alias={(.*?) }", program(stage="hlo"))[1]
+        aliases, *_ = re.findall("input_output_alias={(.*?) }", program(stage="hlo"))
         for result, parameter in re.findall(r"{(\d+)}: \((\d+),", aliases):
             if int(result) != len(results):
                 raise RuntimeError(f"Expected result {len(results)} in {aliases}.")
@@ -111,19 +119,20 @@ class Bench:
             "shapes": {n: [str(v.dtype), *v.shape] for n, v in {**values, **results}.items()},
             "versions": run_folder.versions(),
         }
-        run_folder.write_json(folder / "program.json", description)
+        files.write_json(folder / "program.json", description)
 
-    def close(self):
+    def close(self) -> None:
+        """Gives back the run's precision and removes its folder."""
         self._precision.__exit__(None, None, None)
-        self.run.folder.close()
+        self._run_folder.close()
         self.folder.cleanup()
 
 
-def export(dataset, folder):
+def export(dataset: Dataset, folder: pathlib.Path) -> None:
     """Writes the three models' programs, and beside them the script that runs them."""
     for name, settings in MODELS.items():
         bench = Bench(dataset, **settings)
-        bench.export(run_folder.make_folder(folder / name, "--export"))
+        bench.export(files.make_folder(folder / name, "--export"))
         bench.close()
         print(f"Written to {folder / name}.", flush=True)
     script = shutil.copy(pathlib.Path(__file__).with_name("run_exported.py"), folder)

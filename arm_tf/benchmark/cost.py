@@ -1,10 +1,13 @@
 """How cost grows with settings, and what a comparison of all estimators costs."""
 
+import typing
+
 import numpy as np
 
 from arm_tf import estimators, paper
 from arm_tf.benchmark.bench import MODELS, Bench
 from arm_tf.benchmark.timing import measure, spread
+from arm_tf.data import Dataset
 from arm_tf.training import config, workers
 
 _SWEEPS = {
@@ -23,9 +26,9 @@ _COMPARED = {
 _COMPARED_SEEDS, _CORES = 5, (2, 64, 1000)
 
 
-def measure_sweep(dataset, rounds):
+def measure_sweep(dataset: Dataset, rounds: int) -> dict[str, list[dict[str, typing.Any]]]:
     """Milliseconds a step as one setting of the linear model after the other grows; a dict."""
-    results = {}
+    results: dict[str, list[dict[str, typing.Any]]] = {}
     for setting, values in _SWEEPS.items():
         results[setting] = []
         for value in values:
@@ -41,7 +44,7 @@ def measure_sweep(dataset, rounds):
     return results
 
 
-def measure_cost(dataset, rounds):
+def measure_cost(dataset: Dataset, rounds: int) -> dict[str, typing.Any]:
     """Steps a second of every estimator, and what comparing them at full length costs; a dict.
 
     Every estimator but enumeration, which is not for so many units, is measured on the linear model
@@ -78,7 +81,7 @@ def measure_cost(dataset, rounds):
             hours[setting, name] = steps * by_setting[setting] * relative / 3600
     cores = workers.usable_cores()
     total, longest = _COMPARED_SEEDS * sum(hours.values()), max(hours.values())
-    dear = sorted({name for _, name in hours}, key=by_estimator.get)[-2:]
+    dear = sorted({name for _, name in hours}, key=by_estimator.__getitem__)[-2:]
     frugal = [value for (_, name), value in hours.items() if name not in dear]
     result = {
         "steps_per_second": {name: 1 / value for name, value in by_estimator.items()},

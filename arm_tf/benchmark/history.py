@@ -1,16 +1,21 @@
 """Ratios by version, which a later change is held against."""
 
 import csv
+import os
 import pathlib
+import typing
 
 import arm_tf
-from arm_tf.training import run_folder
+from arm_tf import files
+from arm_tf.errors import RunError
 
 _RECORDED = ("version", "tensorflow", "cores", "model", "time_over_products", "speed_over_plain")
 _TOLERATED = 1.3  # times the recorded ratio of a step's time to that of its products
 
 
-def compare_with_history(results, path, record):
+def compare_with_history(
+    results: dict[str, typing.Any], path: str | os.PathLike[str], record: bool
+) -> None:
     """Holds the steps' ratios against the last ones recorded on as many cores, or adds them.
 
     Rates say as much of the machine as of the program; ratios of one interleaved run bear
@@ -45,7 +50,7 @@ def compare_with_history(results, path, record):
         rows.append(dict(zip(_RECORDED, values, strict=True)))
     if record:
         lines = [",".join(_RECORDED), *(",".join(map(str, row.values())) for row in rows)]
-        run_folder.write_text(path, "\n".join(lines) + "\n")
+        files.write_text(path, "\n".join(lines) + "\n")
         print(f"Recorded in {path}.")
     elif slower:
-        raise run_folder.RunError(f"A step has become slower: {'; '.join(slower)}.")
+        raise RunError(f"A step has become slower: {'; '.join(slower)}.")

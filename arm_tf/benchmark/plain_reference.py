@@ -5,11 +5,25 @@ what one would write at first from Algorithm 1 and 2 of Yin & Zhou 2019. The mat
 `arm_tf.models.BinaryVAE` with the "arm" estimator and independent samples for the decoder.
 """
 
+from collections.abc import Callable
+
 import keras
+import numpy as np
 import tensorflow as tf
 
 
-def make_step(layers=1, network="linear", units=200, pixels=784, learning_rate=1e-4, jit=False):
+def make_step(
+    layers: int = 1,
+    network: str = "linear",
+    units: int = 200,
+    pixels: int = 784,
+    learning_rate: float = 1e-4,
+    jit: bool = False,
+) -> tuple[
+    Callable[[tf.Tensor], tf.Tensor],
+    Callable[..., tf.Tensor],
+    tuple[list[keras.Sequential], list[keras.Sequential]],
+]:
     """A function that takes one training step on a batch, float [batch, pixels].
 
     Returns:
@@ -59,7 +73,8 @@ def make_step(layers=1, network="linear", units=200, pixels=784, learning_rate=1
     @tf.function(jit_compile=jit)
     def step(x):
         with tf.GradientTape() as tape:
-            codes, objective = [], 0.0
+            codes: list[tf.Tensor] = []
+            objective = 0.0
             for t in range(layers):
                 logits = encoder[t](codes[-1] if t else x)
                 u = tf.random.uniform(tf.shape(logits))
@@ -86,7 +101,7 @@ def make_step(layers=1, network="linear", units=200, pixels=784, learning_rate=1
     return step, elbo, (encoder, decoder)
 
 
-def batches(images, batch_size):
+def batches(images: np.ndarray, batch_size: int) -> tf.data.Dataset:
     """An endless, shuffled `tf.data` pipeline of float batches from uint8 [N, pixels]."""
     return (
         tf.data.Dataset.from_tensor_slices(images)

@@ -8,17 +8,21 @@ import subprocess
 import sys
 import tempfile
 import time
+import typing
+from collections.abc import Sequence
 
 import numpy as np
 import psutil
 
+from arm_tf import files
 from arm_tf.benchmark.timing import as_text, spread
-from arm_tf.training import config, run_folder, trials
+from arm_tf.errors import RunError
+from arm_tf.training import config, trials
 
 _TRIALS, _TRIAL_STEPS = 5, 4200
 
 
-def _run_alone(arguments):
+def _run_alone(arguments: Sequence[str]) -> float:
     """Runs a Python process to its end; its peak memory in MiB.
 
     Raises:
@@ -39,11 +43,11 @@ def _run_alone(arguments):
         output.seek(0)
         if process.returncode:
             last = output.read().splitlines()[-1:]
-            raise run_folder.RunError(f"{' '.join(arguments)} failed: {' '.join(last)}")
+            raise RunError(f"{' '.join(arguments)} failed: {' '.join(last)}")
     return peak / 2**20
 
 
-def measure_process(rounds):
+def measure_process(rounds: int) -> dict[str, typing.Any]:
     """Memory of a default run above TensorFlow's, and the time up to its first steps; a dict."""
     from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
@@ -70,7 +74,7 @@ def measure_process(rounds):
     return result
 
 
-def measure_trials():
+def measure_trials() -> dict[str, typing.Any]:
     """Steps a second of several trials, as many at once as there are cores, and of one; a dict."""
     settings = config.Config(max_steps=_TRIAL_STEPS, eval_every=1000, test_samples=1, name="run")
 
@@ -79,7 +83,7 @@ def measure_trials():
             lines = dataclasses.replace(settings, logdir=folder).flag_file().splitlines()
             _run_alone(["-m", "arm_tf.train", *lines, f"--trials={number}"])
             results = pathlib.Path(folder).rglob("result.json")
-            return [run_folder.read_json(path)["steps_per_second"] for path in results]
+            return [files.read_json(path)["steps_per_second"] for path in results]
 
     alone = rates(1) + rates(1)
     together = rates(_TRIALS)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -24,13 +25,13 @@ class Product:
     in_loop: bool
 
     @property
-    def shapes(self):
+    def shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Shapes of the operands as stored."""
         a, b = (self.m, self.k), (self.k, self.n)
         return a[::-1] if self.transpose_a else a, b[::-1] if self.transpose_b else b
 
 
-def products_of(program):
+def products_of(program: str) -> list[Product]:
     """The matrix products in the text of an optimised XLA program; a list of `Product`."""
     shape = r"%?([\w.-]+) = \w+\[([\d,]*)\]"
     shapes = {name: size.split(",") for name, size in re.findall(shape, program)}
@@ -52,7 +53,7 @@ def products_of(program):
     return found
 
 
-def products_alone(products, times):
+def products_alone(products: Sequence[Product], times: int) -> Callable[[], np.ndarray]:
     """A compiled function that takes the products in a loop, `times` over, and nothing else.
 
     Operands on the right that have the same shape, such as weights that are used twice, are one

@@ -1,23 +1,33 @@
 """Steps, `fit` and evaluation, against what they consist of."""
 
+from __future__ import annotations
+
 import concurrent.futures
+import functools
+import typing
+from collections.abc import Callable
 
 import numpy as np
 
 from arm_tf.benchmark.bench import MODELS, Bench
 from arm_tf.benchmark.products import products_alone, products_of
 from arm_tf.benchmark.timing import as_text, measure, ratio, spread
+from arm_tf.data import Dataset
 from arm_tf.training import config
 
+if typing.TYPE_CHECKING:
+    from arm_tf.stochastic_model import StochasticModel
+
 _PLAIN_STEPS = 20  # in one measurement
+_EPOCHS = 5  # of a call of fit, which takes a while before its first step
 _EVALUATED = (1000, 1000)  # images and samples of the test bound; its time grows with either
 
 
-def measure_steps(dataset, rounds):
+def measure_steps(dataset: Dataset, rounds: int) -> dict[str, typing.Any]:
     """Training steps of the three models of the paper, by model; a dict for each."""
     from arm_tf.benchmark import plain_reference
 
-    results = {}
+    results: dict[str, dict[str, typing.Any]] = {}
     for name, settings in MODELS.items():
         bench = Bench(dataset, **settings)
         size = bench.config.batch_size
@@ -71,7 +81,7 @@ def measure_steps(dataset, rounds):
     return results
 
 
-def keras_vae(pixels, units=200):
+def keras_vae(pixels: int, units: int = 200) -> StochasticModel:
     """The paper's linear VAE as a functional model, for `arm_tf.StochasticModel`.
 
     Outputs are the logits of the pixels and log q(b|x) - log p(b), float [batch, 1].
@@ -101,7 +111,7 @@ def keras_vae(pixels, units=200):
     return arm_tf.StochasticModel(keras.Model(x, outputs))
 
 
-def measure_fit(dataset, rounds):
+def measure_fit(dataset: Dataset, rounds: int) -> dict[str, typing.Any]:
     """Steps a second of `fit` on the linear model, and of a run's own loop; a dict."""
     import keras
 
@@ -109,22 +119,24 @@ def measure_fit(dataset, rounds):
 
     bench = Bench(dataset, **MODELS["linear"])
     size, pixels = bench.config.batch_size, dataset.train.shape[1]
-    x = dataset.train.astype("float32")  # an epoch; what a call of fit takes besides is divided
+    x = dataset.train.astype("float32")
     y = [x, np.zeros([len(x), 1], "float32")]
     losses = [lambda x, logits: -bernoulli.log_prob(x, logits), lambda _, value: value[:, 0]]
     adam = lambda: keras.optimizers.Adam(1e-4)
-    functions = {"loop": (bench.run.run_steps, bench.steps)}
+    functions: dict[str, tuple[Callable[[], object], int]] = {
+        "loop": (bench.run.run_steps, bench.steps)
+    }
     for name, together in (("fit", 1), ("fit, 20 steps an execution", 20)):
         model = keras_vae(pixels)
         model.compile(adam(), losses, jit_compile=True, steps_per_execution=together)
-        fit = lambda model=model: model.fit(x, y, batch_size=size, verbose=0)
-        functions[name] = (fit, len(x) // size)
+        fit = functools.partial(model.fit, x, y, batch_size=size, epochs=_EPOCHS, verbose=0)
+        functions[name] = (fit, _EPOCHS * (len(x) // size))
     plain = keras.Sequential(
         [keras.Input((pixels,)), keras.layers.Dense(200, "sigmoid"), keras.layers.Dense(pixels)]
     )
     plain.compile(adam(), losses[0], jit_compile=True)
-    fit = lambda: plain.fit(x, x, batch_size=size, verbose=0)
-    functions["fit, no stochastic units"] = (fit, len(x) // size)
+    fit = functools.partial(plain.fit, x, x, batch_size=size, epochs=_EPOCHS, verbose=0)
+    functions["fit, no stochastic units"] = (fit, _EPOCHS * (len(x) // size))
     seconds = measure(functions, max(3, rounds // 3))
     bench.close()
     fits = list(functions)[1:]
@@ -137,7 +149,7 @@ def measure_fit(dataset, rounds):
     return result
 
 
-def measure_evaluation(dataset, rounds):
+def measure_evaluation(dataset: Dataset, rounds: int) -> dict[str, typing.Any]:
     """The test bound of the linear model; a dict."""
     import tensorflow as tf
 
@@ -161,7 +173,7 @@ def measure_evaluation(dataset, rounds):
             list(pool.map(lambda _: (loop(), once()), range(pieces)))
 
     seconds = measure({"bound": (evaluator, 1), "products": (products, 1)}, max(3, rounds // 3))
-    result = {
+    result: dict[str, typing.Any] = {
         "images": images,
         "samples": samples,
         "seconds": spread(seconds["bound"]),

@@ -30,7 +30,7 @@ FIRST_LOSS, LOSSES, NORMS = 1e-4, 2e-3, 5e-2  # largest relative difference
 CHANGE = 5e-2  # difference of a variable over how far the steps moved it, both as L2 norms
 
 
-def stablehlo(program):
+def stablehlo(program: bytes) -> str:
     """The text in StableHLO of a serialised HloModuleProto.
 
     Copies are left out: StableHLO has no word for them, so that devices that are given programs as
@@ -55,7 +55,7 @@ def stablehlo(program):
 class Program:
     """A program in a folder, compiled for a device."""
 
-    def __init__(self, folder, device):
+    def __init__(self, folder: pathlib.Path, device: jax.Device) -> None:
         described = json.loads((folder / "program.json").read_text(encoding="utf-8"))
         self.steps, self.results = described["steps"], described["results"]
         with np.load(folder / "arguments.npz") as file:
@@ -68,12 +68,12 @@ class Program:
         )
         self.device = device
 
-    def place(self):
+    def place(self) -> dict[str, jax.Array]:
         """The arguments on the device, by name."""
         placed = {n: jax.device_put(value, self.device) for n, value in self.arguments.items()}
         return jax.block_until_ready(placed)
 
-    def call(self, arguments):
+    def call(self, arguments: dict[str, jax.Array]) -> dict[str, jax.Array]:
         """Results by name; `arguments` takes up those of them that are variables.
 
         The variables' old arrays are the program's to write to, and gone afterwards.
@@ -85,7 +85,9 @@ class Program:
         return results
 
 
-def differences(got, expected, before):
+def differences(
+    got: dict[str, np.ndarray], expected: dict[str, np.ndarray], before: dict[str, np.ndarray]
+) -> dict[str, tuple[float, float]]:
     """What is compared: by name, a difference and its tolerance.
 
     Args:
@@ -108,7 +110,7 @@ def differences(got, expected, before):
     return found
 
 
-def main(folder, rounds=15):
+def main(folder: str, rounds: int = 15) -> int:
     jax.config.update("jax_enable_x64", True)  # the optimisers count steps in 64-bit integers
     device = jax.devices()[0]
     print(f"{device.device_kind} ({device.platform}), JAX {jax.__version__}")

@@ -1,20 +1,30 @@
 """Interleaved timing, and how its figures are told."""
 
 import time
+import typing
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from arm_tf import data
+from arm_tf.data import Dataset
+
+_Name = typing.TypeVar("_Name")
 
 
-def random_images():
+def random_images() -> Dataset:
     """Bits of MNIST's size, number and density, as an `arm_tf.data.Dataset`."""
     rng = np.random.default_rng(0)
-    splits = [rng.binomial(1, 0.13, (n, 784)).astype(np.uint8) for n in (50_000, 1000, 1000)]
-    return data.Dataset("mnist_static", *splits, dynamic=False, published=False, checksum="")
+    sizes = (50_000, 1000, 1000)
+    train, valid, test = (rng.binomial(1, 0.13, (n, 784)).astype(np.uint8) for n in sizes)
+    return data.Dataset(
+        "mnist_static", train, valid, test, dynamic=False, published=False, checksum=""
+    )
 
 
-def measure(functions, rounds):
+def measure(
+    functions: Mapping[_Name, tuple[Callable[[], object], int]], rounds: int
+) -> dict[_Name, np.ndarray]:
     """Seconds of each function in each round, all of them called in turn.
 
     Args:
@@ -24,7 +34,7 @@ def measure(functions, rounds):
     Returns:
       By name, float [rounds], seconds for one unit of work.
     """
-    seconds = {name: [] for name in functions}
+    seconds: dict[_Name, list[float]] = {name: [] for name in functions}
     for _ in range(rounds + 1):
         for name, (function, work) in functions.items():
             begin = time.perf_counter()
@@ -33,17 +43,18 @@ def measure(functions, rounds):
     return {name: np.array(values[1:]) for name, values in seconds.items()}
 
 
-def spread(values):
+def spread(values: np.ndarray | Sequence[float]) -> dict[str, float]:
     """Median and quartiles, a dict of floats."""
     low, median, high = np.percentile(values, [25, 50, 75]).tolist()
     return {"median": median, "low": low, "high": high}
 
 
-def ratio(of, to):
+def ratio(of: np.ndarray, to: np.ndarray) -> dict[str, float]:
     """Median and quartiles of the rounds' ratios."""
     return spread(of / to)
 
 
-def as_text(values, digits=2):
+def as_text(values: dict[str, float], digits: int = 2) -> str:
+    """The dict of `spread` as "median (low–high)"."""
     low, high = (f"{values[key]:.{digits}f}" for key in ("low", "high"))
     return f"{values['median']:.{digits}f} ({low}–{high})"

@@ -18,12 +18,18 @@ from arm_tf.data import named, readers
 from arm_tf.data.dataset import Dataset, arrays_checksum, first
 from arm_tf.data.named import DATASETS
 from arm_tf.data.own import ARRAYS, from_arrays, from_splits
-from arm_tf.data.readers import DataError
+from arm_tf.errors import DataError
 
 __all__ = ["ARRAYS", "DATASETS", "DataError", "Dataset", "from_arrays", "is_file", "load"]
 
 
-def load(name, data_dir=None, valid_images=None, test_images=None, image_shape=None):
+def load(
+    name: str,
+    data_dir: str | os.PathLike[str] | None = None,
+    valid_images: int | None = None,
+    test_images: int | None = None,
+    image_shape: tuple[int, int] | None = None,
+) -> Dataset:
     """The data set of a name or a file.
 
     Args:
@@ -87,6 +93,6 @@ def load(name, data_dir=None, valid_images=None, test_images=None, image_shape=N
     )
 
 
-def is_file(name):
+def is_file(name: str | os.PathLike[str]) -> bool:
     """Whether the name of a data set is that of a file of one's own."""
     return pathlib.PurePath(str(name)).suffix.lower() in (".npz", ".npy")

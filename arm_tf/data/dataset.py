@@ -5,7 +5,7 @@ import hashlib
 
 import numpy as np
 
-from arm_tf.data.readers import DataError
+from arm_tf.errors import DataError
 
 CHUNK = 4096  # rows handled at a time where a whole array would need much memory
 BINARISATION_SEED = 784_28  # validation and test bits of the dynamic sets
@@ -35,9 +35,9 @@ class Dataset:
     dynamic: bool
     published: bool | None
     checksum: str
-    image_shape: tuple = (28, 28)
+    image_shape: tuple[int, int] = (28, 28)
 
-    def epoch(self, seed, epoch):
+    def epoch(self, seed: int, epoch: int) -> np.ndarray:
         """The bits of the training images for one epoch, not shuffled.
 
         Args:
@@ -53,13 +53,13 @@ class Dataset:
         return binarise(self.train, np.random.default_rng([seed, epoch]))
 
     @property
-    def train_mean(self):
+    def train_mean(self) -> np.ndarray:
         """Mean of each pixel over the training images, float32 [pixels] in [0, 1]."""
         mean = self.train.mean(axis=0, dtype=np.float64)
         return (mean / white(self.train) if self.dynamic else mean).astype(np.float32)
 
 
-def binarise(grey, rng):
+def binarise(grey: np.ndarray, rng: np.random.Generator | np.random.RandomState) -> np.ndarray:
     """Bits b = 1[u < grey level], u uniform from `rng` in the order of the pixels."""
     bits = np.empty(grey.shape, np.uint8)
     for start in range(0, len(grey), CHUNK):
@@ -68,11 +68,13 @@ def binarise(grey, rng):
     return bits
 
 
-def white(grey):
+def white(grey: np.ndarray) -> int:
+    """The grey level of white, 255 of uint8 and 1 of floats."""
     return 255 if grey.dtype == np.uint8 else 1
 
 
-def first(images, count, argument):
+def first(images: np.ndarray, count: int | None, argument: str) -> np.ndarray:
+    """The first `count` images, all where that is None; a `DataError` that names the argument."""
     if count is None:
         return images
     if not 1 <= count <= len(images):
@@ -83,9 +85,10 @@ def first(images, count, argument):
     return images[:count]
 
 
-def arrays_checksum(*arrays):
+def arrays_checksum(*arrays: np.ndarray) -> str:
+    """SHA-256 of the types, shapes and contents of arrays, in hexadecimal."""
     digest = hashlib.sha256()
     for array in arrays:
         digest.update(f"{array.dtype.str} {array.shape}".encode())
-        digest.update(np.ascontiguousarray(array))
+        digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()

@@ -4,16 +4,23 @@ A data set that needs no download, about the size of OMNIGLOT: letters, digits, 
 currency signs of many scripts, 28 x 28 grey levels, split so that no character is in two splits.
 """
 
+from __future__ import annotations
+
 import collections
 import importlib.metadata
 import os
 import pathlib
 import string
 import tempfile
+import typing
 import unicodedata
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from absl import logging
+
+if typing.TYPE_CHECKING:
+    from matplotlib import ft2font
 
 FONTS = (
     "DejaVuSans",
@@ -44,7 +51,7 @@ _SEED = 28
 _VERSION = 1  # of the images; part of the cached file's name
 
 
-def load(cache_folder):
+def load(cache_folder: str | os.PathLike[str]) -> tuple[np.ndarray, ...]:
     """The three splits, from the cache if they are there, else rendered and cached.
 
     Args:
@@ -74,7 +81,7 @@ def load(cache_folder):
     return splits
 
 
-def letters(copies=4):
+def letters(copies: int = 4) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
     """The Latin letters among the glyphs with their names, for classifiers.
 
     Capitals and small letters of every font and style are one class. A fifth of the glyphs, all of
@@ -101,7 +108,7 @@ def letters(copies=4):
     return tuple(splits)
 
 
-def render(wanted=lambda character: True):
+def render(wanted: Callable[[str], bool] = lambda character: True) -> tuple[np.ndarray, list[str]]:
     """Images of every usable character in every font.
 
     A glyph is scaled to fit a box of 24 x 24 pixels, its aspect kept, and centred. Left out are
@@ -131,7 +138,9 @@ def render(wanted=lambda character: True):
     return np.stack(images), characters
 
 
-def split(images, characters):
+def split(
+    images: np.ndarray, characters: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Indices of the training, validation and test images, all of which look different.
 
     Two images look the same if they agree once thresholded at half grey. Characters that look
@@ -149,23 +158,23 @@ def split(images, characters):
       ValueError: there are too few distinct images.
     """
     first = _first_of_each_look(images)
-    parents = {}
+    parents: dict[str, str] = {}
     for image, character in zip(images, characters, strict=True):
         twin = characters[first[_look(image)]]
         letter = _letter(character)
         parents[_root(parents, character)] = _root(parents, twin)
         parents[_root(parents, character)] = _root(parents, letter)
 
-    groups = collections.defaultdict(list)
+    by_root = collections.defaultdict(list)
     for index in first.values():
-        groups[_root(parents, characters[index])].append(index)
+        by_root[_root(parents, characters[index])].append(index)
 
     rng = np.random.default_rng(_SEED)
-    groups = [list(group) for group in groups.values()]
+    groups = list(by_root.values())
     rng.shuffle(groups)
     splits = {}
     for name in ("test", "valid", "train"):
-        indices = []
+        indices: list[int] = []
         while groups and (name == "train" or len(indices) < SIZES[name]):
             indices += groups.pop()
         if len(indices) < SIZES[name]:
@@ -176,24 +185,24 @@ def split(images, characters):
     return splits["train"], splits["valid"], splits["test"]
 
 
-def _look(image):
+def _look(image: np.ndarray) -> bytes:
     return np.packbits(image > 127).tobytes()
 
 
-def _first_of_each_look(images):
+def _first_of_each_look(images: np.ndarray) -> dict[bytes, int]:
     """Dict from each look to the index of the first image that has it."""
-    first = {}
+    first: dict[bytes, int] = {}
     for index, image in enumerate(images):
         first.setdefault(_look(image), index)
     return first
 
 
-def _letter(character):
+def _letter(character: str) -> str:
     """What a character is whatever its case or style."""
     return unicodedata.normalize("NFKC", character).casefold()
 
 
-def _root(parents, item):
+def _root(parents: dict[str, str], item: str) -> str:
     """The representative of an item's set in a union-find forest."""
     while parents.setdefault(item, item) != item:
         parents[item] = parents[parents[item]]
@@ -201,7 +210,7 @@ def _root(parents, item):
     return item
 
 
-def _render_glyph(font, character):
+def _render_glyph(font: ft2font.FT2Font, character: str) -> np.ndarray:
     """One character as uint8 [28, 28]; all zero if it has no ink."""
     side, box = _ZOOM * _SIDE, _ZOOM * _GLYPH_SIDE
     bitmap = _draw(font, character, size=box)
@@ -215,7 +224,7 @@ def _render_glyph(font, character):
     return np.rint(boxes.mean(axis=(1, 3))).astype(np.uint8)
 
 
-def _draw(font, character, size):
+def _draw(font: ft2font.FT2Font, character: str, size: float) -> np.ndarray:
     """A character's bitmap at a font size in pixels, cropped to its ink."""
     from matplotlib import ft2font
 
@@ -229,7 +238,7 @@ def _draw(font, character, size):
     return bitmap[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
-def _read(path):
+def _read(path: pathlib.Path) -> tuple[np.ndarray, ...]:
     """The splits in a cached file; raises if it is not as `_write` leaves it."""
     with np.load(path, allow_pickle=False) as archive:
         splits = tuple(archive[name] for name in SIZES)
@@ -239,10 +248,11 @@ def _read(path):
     return splits
 
 
-def _write(path, splits):
+def _write(path: pathlib.Path, splits: Sequence[np.ndarray]) -> None:
     """Writes the cached file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".arm_tf_") as scratch:
         part = pathlib.Path(scratch) / path.name
-        np.savez_compressed(part, **dict(zip(SIZES, splits, strict=True)))
+        arrays: dict[str, typing.Any] = dict(zip(SIZES, splits, strict=True))
+        np.savez_compressed(part, **arrays)
         os.replace(part, path)

@@ -1,16 +1,21 @@
 """The named data sets, from their files to training, validation and test images."""
 
 import hashlib
+import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 
 from arm_tf.data import glyphs, readers
 from arm_tf.data.dataset import BINARISATION_SEED, CHUNK, binarise
-from arm_tf.data.readers import PIXELS, DataError
+from arm_tf.data.readers import PIXELS
 from arm_tf.data.sources import SOURCES, cache_folder, file_checksum, find, is_published
+from arm_tf.errors import DataError
+
+_Splits = tuple[np.ndarray, np.ndarray, np.ndarray, bool | None]
 
 
-def _load_glyphs(data_dir):
+def _load_glyphs(data_dir: pathlib.Path | None) -> _Splits:
     """Embedded glyphs, each image binarised once; needs no files."""
     del data_dir
     try:
@@ -24,7 +29,7 @@ def _load_glyphs(data_dir):
     return train, valid, test, None
 
 
-def _load_mnist_static(data_dir):
+def _load_mnist_static(data_dir: pathlib.Path | None) -> _Splits:
     """Larochelle and Murray's bits as published, 50,000 / 10,000 / 10,000."""
     counts = {"train": 50_000, "valid": 10_000, "test": 10_000}
     splits, published = [], True
@@ -34,29 +39,30 @@ def _load_mnist_static(data_dir):
         bits = readers.amat(path, count)
         published &= is_published(path, _text_checksum(bits), SOURCES[source].contents)
         splits.append(bits)
-    return *splits, published
+    train, valid, test = splits
+    return train, valid, test, published
 
 
-def _load_mnist_threshold(data_dir):
+def _load_mnist_threshold(data_dir: pathlib.Path | None) -> _Splits:
     """Pixel > 0.5; the first 5,000 training images are validation."""
     train, test, published = _mnist_grey(data_dir)
     train, test = ((images > 127).astype(np.uint8) for images in (train, test))
     return train[5_000:], train[:5_000], test, published
 
 
-def _load_mnist_dynamic(data_dir):
+def _load_mnist_dynamic(data_dir: pathlib.Path | None) -> _Splits:
     """Grey training images; the last 10,000 of the 60,000 are validation."""
     train, test, published = _mnist_grey(data_dir)
     return *_hold_out_last(train, 10_000, test), published
 
 
-def _load_fashion_dynamic(data_dir):
+def _load_fashion_dynamic(data_dir: pathlib.Path | None) -> _Splits:
     """Grey training images; the last 10,000 of the 60,000 are validation."""
     train, test, published = _fashion_grey(data_dir)
     return *_hold_out_last(train, 10_000, test), published
 
 
-def _load_omniglot(data_dir):
+def _load_omniglot(data_dir: pathlib.Path | None) -> _Splits:
     """Burda's OMNIGLOT with the ARM authors' bits and order; the last 1,345 are validation.
 
     The bits are u < grey level with NumPy's legacy generator seeded with 5, the training images
@@ -69,7 +75,7 @@ def _load_omniglot(data_dir):
     return train[:-1_345], train[-1_345:], test, published
 
 
-def _load_omniglot_dynamic(data_dir):
+def _load_omniglot_dynamic(data_dir: pathlib.Path | None) -> _Splits:
     """Grey training images in the file's order; the last 1,345 are validation."""
     train, test, published = _omniglot_grey(data_dir)
     return *_hold_out_last(train, 1_345, test), published
@@ -79,18 +85,20 @@ _IDX = {"train-images-idx3-ubyte": 60_000, "t10k-images-idx3-ubyte": 10_000}  # 
 _GREY_SOURCES = {"MNIST": ["mnist.npz"], "Fashion-MNIST": [f"{file}.gz" for file in _IDX]}
 
 
-def _mnist_grey(data_dir):
+def _mnist_grey(data_dir: pathlib.Path | None) -> tuple[np.ndarray, np.ndarray, bool]:
     """(train, test, published), uint8 grey levels [60000, 784] and [10000, 784]."""
     return _grey(data_dir, "MNIST", "mnist.npz", ["MNIST/raw"])
 
 
-def _fashion_grey(data_dir):
+def _fashion_grey(data_dir: pathlib.Path | None) -> tuple[np.ndarray, np.ndarray, bool]:
     """As `_mnist_grey`."""
     folders = ["FashionMNIST/raw", "fashion-mnist"]
     return _grey(data_dir, "Fashion-MNIST", "fashion_mnist.npz", folders)
 
 
-def _grey(data_dir, title, archive, folders):
+def _grey(
+    data_dir: pathlib.Path | None, title: str, archive: str, folders: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray, bool]:
     """(train, test, published) of MNIST or Fashion-MNIST.
 
     In `data_dir` it is Keras's archive or else idx files, gzipped or not, in one of the folders
@@ -105,7 +113,7 @@ def _grey(data_dir, title, archive, folders):
         images = [readers.idx(*file) for file in zip(paths, _IDX.values(), strict=True)]
     digest = hashlib.sha256()
     for part in images:
-        digest.update(part)
+        digest.update(part.data)
     contents = f"sha256:{digest.hexdigest()}"
     known = {name: SOURCES[sources[0]].contents for name, sources in _GREY_SOURCES.items()}
     for name in known:
@@ -113,10 +121,11 @@ def _grey(data_dir, title, archive, folders):
             raise DataError(
                 f"{paths[0]}: expected {title}, found {name}; name the right folder with --data_dir"
             )
-    return *images, is_published(paths[0], contents, known[title])
+    train, test = images
+    return train, test, is_published(paths[0], contents, known[title])
 
 
-def _omniglot_grey(data_dir):
+def _omniglot_grey(data_dir: pathlib.Path | None) -> tuple[np.ndarray, np.ndarray, bool]:
     """(train, test, published), float32 grey levels [24345, 784] and [8070, 784], upright."""
     source = SOURCES["chardata.mat"]
     [path] = find(data_dir, ["chardata.mat"], [["chardata.mat"]])
@@ -128,16 +137,20 @@ def _omniglot_grey(data_dir):
             raise readers.refusal(path, f"grey levels from 0 to 1 in {name}", f"{low} to {high}")
         upright = columns.T.astype(np.float32).reshape(-1, 28, 28).transpose(0, 2, 1)
         images.append(upright.reshape(-1, PIXELS))
-    return *images, is_published(path, file_checksum(path, source.checksum), source.checksum)
+    train, test = images
+    published = is_published(path, file_checksum(path, source.checksum), source.checksum)
+    return train, test, published
 
 
-def _hold_out_last(train, count, test):
+def _hold_out_last(
+    train: np.ndarray, count: int, test: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Splits off the last `count` training images; binarises those and the test images once."""
     rng = np.random.default_rng(BINARISATION_SEED)
     return train[:-count], binarise(train[-count:], rng), binarise(test, rng)
 
 
-def _text_checksum(bits):
+def _text_checksum(bits: np.ndarray) -> str:
     """Checksum of bits written out as the published text files have them."""
     digest = hashlib.sha256()
     for start in range(0, len(bits), CHUNK):
@@ -145,7 +158,7 @@ def _text_checksum(bits):
         text = np.full((len(rows), 2 * PIXELS), ord(" "), np.uint8)
         text[:, ::2] = rows + ord("0")
         text[:, -1] = ord("\n")
-        digest.update(text)
+        digest.update(text.data)
     return f"sha256:{digest.hexdigest()}"
 
 
@@ -161,7 +174,9 @@ _LOADERS = {  # data_dir -> (train, valid, test, published); whether training im
 DATASETS = tuple(_LOADERS)
 
 
-def load(name, data_dir):
+def load(
+    name: str, data_dir: pathlib.Path | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, bool | None, bool]:
     """The parts of a data set in `DATASETS`.
 
     Args:

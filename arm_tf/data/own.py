@@ -1,12 +1,15 @@
 """Data sets of one's own arrays and files: their shapes, grey levels and splits."""
 
 import math
+import os
+from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from arm_tf.data import readers
 from arm_tf.data.dataset import BINARISATION_SEED, CHUNK, Dataset, arrays_checksum, binarise, first
-from arm_tf.data.readers import DataError
+from arm_tf.errors import DataError
 
 _SPLIT_SEED = 28_784  # validation and test images of arrays that are not split
 _HELD_OUT = 10  # one image in so many of those
@@ -15,8 +18,13 @@ ARRAYS = "arrays"  # name of a data set from arrays
 
 
 def from_arrays(
-    train, valid=None, test=None, image_shape=None, valid_images=None, test_images=None
-):
+    train: npt.ArrayLike,
+    valid: npt.ArrayLike | None = None,
+    test: npt.ArrayLike | None = None,
+    image_shape: tuple[int, int] | None = None,
+    valid_images: int | None = None,
+    test_images: int | None = None,
+) -> Dataset:
     """A data set of one's own arrays.
 
     Zeros and ones make a static set. Grey levels, whole numbers from 0 to 255 or floats from 0
@@ -57,7 +65,14 @@ def from_arrays(
     return from_splits(ARRAYS, ARRAYS, splits, valid_images, test_images, image_shape)
 
 
-def from_splits(name, where, splits, valid_images, test_images, image_shape):
+def from_splits(
+    name: str,
+    where: str | os.PathLike[str],
+    splits: dict[str, np.ndarray],
+    valid_images: int | None,
+    test_images: int | None,
+    image_shape: tuple[int, int] | None,
+) -> Dataset:
     """The `Dataset` of one's own images, uint8 or float32 [N, ...] by split."""
     sizes = {split: images.shape[1:] for split, images in splits.items()}
     if len(set(sizes.values())) > 1:
@@ -90,7 +105,9 @@ def from_splits(name, where, splits, valid_images, test_images, image_shape):
     return Dataset(name, train, valid, test, dynamic, None, checksum, shape)
 
 
-def _image_shape(where, size, given):
+def _image_shape(
+    where: str | os.PathLike[str], size: tuple[int, ...], given: Sequence[int] | None
+) -> tuple[int, int]:
     """(height, width) of images that have the shape `size` in an array."""
     given = given and tuple(given)
     if len(size) == 3 and 1 in (size[0], size[2]):
@@ -113,15 +130,16 @@ def _image_shape(where, size, given):
             f"{where}: expected a square number of pixels, found {pixels}; "
             "set --image_shape to HEIGHT,WIDTH, or save the images as [N, height, width]"
         )
-    return given or found
+    height, width = given or found
+    return height, width
 
 
-def _are_bits(images):
+def _are_bits(images: np.ndarray) -> bool:
     parts = (images[start : start + CHUNK] for start in range(0, len(images), CHUNK))
     return all(((part == 0) | (part == 1)).all() for part in parts)
 
 
-def _check_white(where, grey):
+def _check_white(where: str | os.PathLike[str], grey: Sequence[np.ndarray]) -> None:
     """Refuses grey levels, a list of arrays, that are whole numbers of an unknown white."""
     high = max((images.max() for images in grey if images.dtype == np.uint8), default=255)
     if high < _DARKEST_WHITE:
@@ -131,7 +149,7 @@ def _check_white(where, grey):
         )
 
 
-def _hold_out(images, where):
+def _hold_out(images: np.ndarray, where: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
     """Splits off one image in `_HELD_OUT`, which depend on the number of images alone."""
     count = max(1, len(images) // _HELD_OUT)
     if count == len(images):

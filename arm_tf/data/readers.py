@@ -7,12 +7,18 @@ for, whatever it claims.
 import contextlib
 import gzip
 import math
+import os
+import pathlib
 import re
 import struct
+import typing
 import zipfile
 import zlib
+from collections.abc import Iterator
 
 import numpy as np
+
+from arm_tf.errors import DataError
 
 PIXELS = 784
 _BLOCK = 2**16  # bytes of a file handled at a time
@@ -28,14 +34,7 @@ _SPLITS = {
 }
 
 
-class DataError(ValueError):
-    """Data that cannot be used; one line: what was wrong, what was found, what to do."""
-
-    def __init__(self, message):
-        super().__init__(" ".join(message.splitlines()))
-
-
-def amat(path, count):
+def amat(path: pathlib.Path, count: int) -> np.ndarray:
     """uint8 bits [count, 784] from the published text, gzipped or not, or its MATLAB form."""
     with _parsing(path, "the binarised MNIST, text or MATLAB 5"), open(path, "rb") as file:
         magic = file.read(6)
@@ -54,7 +53,7 @@ def amat(path, count):
     return bits
 
 
-def mat(path, shapes):
+def mat(path: pathlib.Path, shapes: dict[str, tuple[int, int]]) -> dict[str, np.ndarray]:
     """The arrays of a MATLAB 5 file, {name: [shape]}, in the order of `shapes`."""
     import scipy.io
 
@@ -78,7 +77,7 @@ def mat(path, shapes):
 _MAT_COMPRESSED = 15
 
 
-def _check_unpacked(path, most):
+def _check_unpacked(path: pathlib.Path, most: int) -> None:
     """Raises ValueError where an element of a MATLAB 5 file unpacks to more bytes than `most`."""
     with open(path, "rb") as file:
         order = {b"IM": "<", b"MI": ">"}[file.read(128)[126:]]
@@ -93,7 +92,7 @@ def _check_unpacked(path, most):
             file.seek(end)
 
 
-def _exactly(stream, size):
+def _exactly(stream: typing.IO[bytes], size: int) -> bytes:
     """So many bytes, of which there must be no fewer."""
     contents = stream.read(size)
     if len(contents) != size:
@@ -101,7 +100,7 @@ def _exactly(stream, size):
     return contents
 
 
-def npz(path, counts=(60_000, 10_000)):
+def npz(path: pathlib.Path, counts: tuple[int, int] = (60_000, 10_000)) -> list[np.ndarray]:
     """(train, test), uint8 [count, 784] each, from the layout of Keras's MNIST."""
     _check_size(path, sum(counts) * PIXELS)
     images = []
@@ -120,7 +119,7 @@ def npz(path, counts=(60_000, 10_000)):
     return images
 
 
-def own(path):
+def own(path: pathlib.Path) -> dict[str, np.ndarray]:
     """The images of an .npz or .npy file of one's own.
 
     Returns:
@@ -146,7 +145,7 @@ def own(path):
         return splits
 
 
-def _own_members(path, archive):
+def _own_members(path: pathlib.Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     """The members of an archive that hold images, by split."""
     arrays = {name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")}
     found = {
@@ -165,7 +164,9 @@ def _own_members(path, archive):
     return {split: archive.getinfo(f"{names[0]}.npy") for split, names in found.items() if names}
 
 
-def _own_array(file, size, where, most):
+def _own_array(
+    file: typing.IO[bytes], size: int, where: str | os.PathLike[str], most: int
+) -> np.ndarray:
     """Images from a stream of `size` bytes, which may take no more than `most` in memory."""
     shape, fortran_order, dtype = _header(file)
     check_images(shape, dtype, where)
@@ -178,7 +179,7 @@ def _own_array(file, size, where, most):
     return _numbers(file, shape, fortran_order, dtype, where)
 
 
-def check_images(shape, dtype, where):
+def check_images(shape: tuple[int, ...], dtype: np.dtype, where: str | os.PathLike[str]) -> None:
     """Raises DataError unless an array of this kind may hold images; `where` is its name."""
     is_numeric = dtype.kind in "buif" and dtype.itemsize <= 8
     if not is_numeric or len(shape) < 2 or min(shape) < 1:
@@ -186,12 +187,12 @@ def check_images(shape, dtype, where):
         raise refusal(where, expected, f"{dtype} {shape}", "give zeros and ones, or grey levels")
 
 
-def level_type(dtype):
+def level_type(dtype: np.dtype) -> np.dtype:
     """What bits and grey levels of another type are kept in: uint8, or for floats float32."""
     return np.dtype(np.float32 if dtype.kind == "f" else np.uint8)
 
 
-def levels(numbers, where):
+def levels(numbers: np.ndarray, where: str | os.PathLike[str]) -> np.ndarray:
     """Bits and grey levels, checked and in their `level_type`.
 
     Args:
@@ -210,7 +211,13 @@ def levels(numbers, where):
     return numbers.astype(dtype)
 
 
-def _numbers(file, shape, fortran_order, dtype, where):
+def _numbers(
+    file: typing.IO[bytes],
+    shape: tuple[int, ...],
+    fortran_order: bool,
+    dtype: np.dtype,
+    where: str | os.PathLike[str],
+) -> np.ndarray:
     """The `levels` of an array's contents, which must end with the stream."""
     array = np.empty(math.prod(shape), level_type(dtype))
     count = _BLOCK // dtype.itemsize
@@ -223,14 +230,14 @@ def _numbers(file, shape, fortran_order, dtype, where):
     return array.reshape(shape, order="F" if fortran_order else "C")
 
 
-def _member(archive, info):
+def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> typing.IO[bytes]:
     """A member of an archive, opened."""
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise ValueError("neither stored nor deflated")  # others unpack to any size at once
     return archive.open(info)
 
 
-def _header(file):
+def _header(file: typing.IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
     """Shape, order and type of the array that begins here."""
     version = np.lib.format.read_magic(file)
     if version != (1, 0):  # headers of others may be of any length
@@ -238,7 +245,7 @@ def _header(file):
     return np.lib.format.read_array_header_1_0(file)
 
 
-def idx(path, count):
+def idx(path: pathlib.Path, count: int) -> np.ndarray:
     """uint8 [count, 784] from an idx file of 28 x 28 images, gzipped or not."""
     header = np.array([0x0803, count, 28, 28], ">i4").tobytes()
     size = len(header) + count * PIXELS
@@ -246,7 +253,7 @@ def idx(path, count):
     return contents[len(header) :].reshape(count, PIXELS)
 
 
-def _contents(path, size, expected, header=b""):
+def _contents(path: pathlib.Path, size: int, expected: str, header: bytes = b"") -> np.ndarray:
     """The bytes of a file, gzipped or not, of which there must be so many; uint8 [size]."""
     _check_size(path, size)
     with _parsing(path, expected), open(path, "rb") as file:
@@ -257,12 +264,12 @@ def _contents(path, size, expected, header=b""):
         found = contents[: len(header)].hex() or "nothing"
         raise refusal(path, f"{expected}, beginning with {header.hex()}", found)
     if len(contents) != size:
-        found = len(contents) if len(contents) < size else "more"
+        found = str(len(contents)) if len(contents) < size else "more"
         raise refusal(path, f"{size} bytes of {expected}", found)
     return np.frombuffer(contents, np.uint8)
 
 
-def _check_size(path, size, remedy=_REPLACE):
+def _check_size(path: pathlib.Path, size: int, remedy: str = _REPLACE) -> int:
     """Refuses a file that is much larger than its contents; gzip and checksums read it all.
 
     Returns:
@@ -275,7 +282,7 @@ def _check_size(path, size, remedy=_REPLACE):
 
 
 @contextlib.contextmanager
-def _parsing(path, expected, remedy=_REPLACE):
+def _parsing(path: pathlib.Path, expected: str, remedy: str = _REPLACE) -> Iterator[None]:
     """Turns whatever a library raises over a bad file into a `DataError`."""
     try:
         yield
@@ -287,5 +294,8 @@ def _parsing(path, expected, remedy=_REPLACE):
         raise refusal(path, expected, found, remedy) from error
 
 
-def refusal(where, expected, found, remedy=_REPLACE):
+def refusal(
+    where: str | os.PathLike[str], expected: str, found: object, remedy: str = _REPLACE
+) -> DataError:
+    """A `DataError` of one line: where, what was expected and found there, and what to do."""
     return DataError(f"{where}: expected {expected}, found {found}; {remedy}")

@@ -6,10 +6,11 @@ import os
 import pathlib
 import socket
 import tempfile
+from collections.abc import Sequence
 
 from absl import logging
 
-from arm_tf.data.readers import DataError
+from arm_tf.errors import DataError
 
 _TIMEOUT = 60.0  # seconds without a byte before a download is given up
 
@@ -72,7 +73,9 @@ SOURCES = {
 }
 
 
-def find(data_dir, sources, forms):
+def find(
+    data_dir: pathlib.Path | None, sources: Sequence[str], forms: Sequence[Sequence[str]]
+) -> list[pathlib.Path]:
     """Paths of the files of a data set, downloaded, or those that are in a folder.
 
     Args:
@@ -92,7 +95,7 @@ def find(data_dir, sources, forms):
     )
 
 
-def _download(file_name):
+def _download(file_name: str) -> pathlib.Path:
     """Path of a published file in the Keras cache; what is there has the right checksum.
 
     The file is fetched into a folder of its own and moved into place once verified, so neither
@@ -124,12 +127,12 @@ def _download(file_name):
     return path
 
 
-def cache_folder():
+def cache_folder() -> pathlib.Path:
     """The folder that Keras keeps its files in."""
     return pathlib.Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser()
 
 
-def is_published(path, found, published):
+def is_published(path: pathlib.Path, found: str, published: str | None) -> bool:
     """Whether a checksum of a file or of its contents is the published one; warns if not."""
     if found != published:
         logging.warning(
@@ -142,7 +145,7 @@ def is_published(path, found, published):
     return found == published
 
 
-def file_checksum(path, like):
+def file_checksum(path: str | os.PathLike[str], like: str) -> str:
     """Checksum of a file in the form, and with the algorithm, of another one."""
     algorithm = like.partition(":")[0]
     digest = hashlib.new(algorithm)

@@ -24,6 +24,8 @@ and its proof in `tests/proofs/`. Flags, settings, tables, error messages and th
 follow from the row. The table needs no TensorFlow, so that programs can check a name at once.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import importlib
 import math
@@ -31,7 +33,10 @@ import numbers
 import pkgutil
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+
+if typing.TYPE_CHECKING:
+    import tensorflow as tf
 
 FAMILIES = (  # modules of this folder in the table's order; others come after them, by name
     "score_function",
@@ -43,13 +48,15 @@ FAMILIES = (  # modules of this folder in the table's order; others come after t
     "straight_through",
 )
 
+_Function = typing.TypeVar("_Function", bound=Callable)
+
 
 class _Lazy(types.ModuleType):
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> typing.Any:
         return getattr(importlib.import_module(self.__name__), name)
 
 
-def lazy(name):
+def lazy(name: str) -> types.ModuleType:
     """The module of a name, which is imported where it is first used.
 
     For TensorFlow and what imports it: a row stands beside its function, and a program that reads
@@ -69,10 +76,10 @@ class Estimate(typing.NamedTuple):
       new_parameters: next values of the parameters that are not learned by gradient, by name.
     """
 
-    value: typing.Any
-    grad_logits: typing.Any
-    parameter_grads: dict = {}
-    new_parameters: dict = {}
+    value: tf.Tensor
+    grad_logits: tf.Tensor
+    parameter_grads: dict[str, tf.Tensor] = {}
+    new_parameters: dict[str, tf.Tensor] = {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,9 +98,9 @@ class Option:
     help: str
     low: float | int = 0
 
-    def check(self, value):
+    def check(self, value: typing.Any) -> None:
         """Raises ValueError unless `value` is a number within the limits."""
-        kind = numbers.Integral if isinstance(self.default, int) else numbers.Real
+        kind: typing.Any = numbers.Integral if isinstance(self.default, int) else numbers.Real
         if (
             not isinstance(value, kind)
             or isinstance(value, bool)
@@ -142,7 +149,7 @@ class Estimator:
     """
 
     name: str
-    function: Callable
+    function: Callable[..., typing.Any]
     family: str
     summary: str
     source: str
@@ -156,17 +163,24 @@ class Estimator:
     width: Callable[[int, int], int] = lambda k, v: k
     biased: bool = False
     derivative: bool = False
-    initial: Callable | None = None
-    averages: tuple = ()
-    relaxation: Callable | None = None
-    options: tuple = ()
+    initial: Callable[[int], dict[str, typing.Any]] | None = None
+    averages: tuple[str, ...] = ()
+    relaxation: Callable[..., tuple[tf.Tensor, dict[str, tf.Tensor]]] | None = None
+    options: tuple[Option, ...] = ()
     max_units: int | None = None
     objective: str = "elbo"
     joint: bool = False
     rule: bool = False
     aliases: tuple = ()
 
-    def __call__(self, f, logits, u, *parameters, **options):
+    def __call__(
+        self,
+        f: Callable[..., tf.Tensor],
+        logits: tf.Tensor,
+        u: tf.Tensor,
+        *parameters: dict[str, tf.Tensor],
+        **options: float,
+    ) -> Estimate:
         """Runs the estimator; arguments and results are described above."""
         if self.rule:
             raise ValueError(
@@ -176,21 +190,24 @@ class Estimator:
             )
         return self.function(f, logits, u, *parameters, **options)
 
-    def initial_parameters(self, units):
+    def initial_parameters(self, units: int) -> dict[str, typing.Any]:
         """The parameters to begin with, a dict of arrays; {} for an estimator without any."""
         return self.initial(units) if self.initial else {}
 
-    def sample(self, logits, u, *parameters, **options):
+    def sample(
+        self, logits: tf.Tensor, u: tf.Tensor, *parameters: dict[str, tf.Tensor], **options: float
+    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         """Runs `relaxation`."""
+        assert self.relaxation, f"{self.name} has no sample with a derivative"
         return self.relaxation(logits, u, *parameters, **options)
 
 
-TABLE = {}
-ALIASES = {}  # other names, with those in the table
-OPTIONS = {}  # of all estimators, by name
+TABLE: dict[str, Estimator] = {}
+ALIASES: dict[str, str] = {}  # other names, with those in the table
+OPTIONS: dict[str, Option] = {}  # of all estimators, by name
 
 
-def estimator(name, **row):
+def estimator(name: str, **row: typing.Any) -> Callable[[_Function], _Function]:
     """Gives the function below it a row of the table.
 
     Args:
@@ -219,7 +236,7 @@ def estimator(name, **row):
     return register
 
 
-def _register_all():
+def _register_all() -> None:
     """Imports the modules of this folder, which gives their functions rows."""
     found = [module.name for module in pkgutil.iter_modules(__path__)]
     others = sorted(set(found) - set(FAMILIES))
@@ -230,19 +247,24 @@ def _register_all():
 _register_all()
 
 
-def get(name):
+def get(name: str) -> Estimator:
     """The table's row for `name`, or for what it is an alias of.
 
     Raises:
       ValueError: there is no such estimator; the message lists those there are.
     """
-    row = TABLE.get(name) or TABLE.get(ALIASES.get(name))
+    row = TABLE.get(ALIASES.get(name, name))
     if row is None:
         raise ValueError(f"Unknown estimator {name!r}; known are {', '.join(sorted(TABLE))}.")
     return row
 
 
-def check(name, num_samples, units=None, options=()):
+def check(
+    name: str,
+    num_samples: int | None,
+    units: int | None = None,
+    options: Mapping[str, object] = types.MappingProxyType({}),
+) -> tuple[Estimator, int]:
     """The table's row for `name`, fit for K = num_samples, V = units and settings.
 
     Args:
@@ -281,11 +303,11 @@ def check(name, num_samples, units=None, options=()):
     return row, int(num_samples)
 
 
-def _is_integer(value):
+def _is_integer(value: object) -> bool:
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
-def describe():
+def describe() -> str:
     """The table as text, one line an estimator."""
     lines = [
         f"{name:20}{row.cost + ' evaluations':26}"
@@ -296,8 +318,8 @@ def describe():
     return "\n".join(lines)
 
 
-def markdown():
-    """The table in Markdown, as README.md shows it."""
+def markdown() -> str:
+    """The table in Markdown, as README.md and the documentation show it."""
     lines = ["| `--estimator` | what | evaluations of f | bias | source |", "|---|---|---|---|---|"]
     names = lambda row: ", ".join(f"`{name}`" for name in (row.name, *row.aliases))
     lines += [

@@ -1,12 +1,21 @@
 """Estimators that compare f at antithetic samples."""
 
+from __future__ import annotations
+
 import math
+import typing
+from collections.abc import Callable
 
 import numpy as np
 
 from arm_tf.estimators import Estimate, estimator, lazy
 
-tf, bernoulli = lazy("tensorflow"), lazy("arm_tf.bernoulli")
+if typing.TYPE_CHECKING:
+    import tensorflow as tf
+
+    from arm_tf import bernoulli
+else:
+    tf, bernoulli = lazy("tensorflow"), lazy("arm_tf.bernoulli")
 tfp = lazy("tensorflow_probability")
 
 
@@ -20,7 +29,7 @@ tfp = lazy("tensorflow_probability")
     cost="2K",
     width=lambda k, v: 2 * k,
 )
-def arm(f, logits, u):
+def arm(f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor) -> Estimate:
     """Augment-REINFORCE-merge (Yin & Zhou 2019, theorem 1).
 
     grad_logits = (1/K) sum_k (f(b_anti_k) - f(b_k)) (u_k - 1/2),
@@ -55,7 +64,7 @@ def arm(f, logits, u):
     width=lambda k, v: 2 * k,
     aliases=("u2g",),
 )
-def disarm(f, logits, u):
+def disarm(f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor) -> Estimate:
     """ARM with the noise integrated out given the pair (Dong, Mnih & Tucker 2020, eq. 8).
 
     grad_logits = (1/K) sum_k 1/2 (f(b_anti_k) - f(b_k)) (-1)^b_k 1[b_k != b_anti_k]
@@ -86,7 +95,7 @@ def disarm(f, logits, u):
     ),
     min_samples=2,
 )
-def arms(f, logits, u):
+def arms(f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor) -> Estimate:
     """K jointly antithetic samples from a Dirichlet copula (Dimitriev & Zhou 2021).
 
     grad_logits = (1/(K-1)) sum_k (f(b_k) - mean_j f(b_j)) (b_k - p) p (1 - p) / (p - rho),
@@ -101,7 +110,7 @@ def arms(f, logits, u):
     return _debiased(f, logits, *dirichlet_samples(logits, u))
 
 
-def dirichlet_samples(logits, u):
+def dirichlet_samples(logits: tf.Tensor, u: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """The samples b_k of `arms`, and p (1 - p) / (p - rho), which undoes their dependence.
 
     Args:
@@ -134,7 +143,7 @@ def dirichlet_samples(logits, u):
     ),
     min_samples=3,
 )
-def arms_gaussian(f, logits, u):
+def arms_gaussian(f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor) -> Estimate:
     """K jointly antithetic samples from a Gaussian copula (Dimitriev & Zhou 2021).
 
     grad_logits = (1/(K-1)) sum_k (f(b_k) - mean_j f(b_j)) (b_k - p) p (1 - p) / (p - rho),
@@ -157,12 +166,14 @@ def arms_gaussian(f, logits, u):
     return _debiased(f, logits, b, _undoing(small, 2.0 * owens_t))
 
 
-def _undoing(small, gap):
+def _undoing(small: tf.Tensor, gap: tf.Tensor) -> tf.Tensor:
     """p (1 - p) / gap, from min(p, 1 - p)."""
     return small * (1.0 - small) / tf.maximum(gap, np.finfo("float32").tiny)
 
 
-def _debiased(f, logits, b, scale):
+def _debiased(
+    f: Callable[..., tf.Tensor], logits: tf.Tensor, b: tf.Tensor, scale: tf.Tensor
+) -> Estimate:
     """Leave-one-out estimate from dependent samples, with a scale that undoes their dependence."""
     f_b = f(b)
     mean = tf.reduce_mean(f_b, axis=0)

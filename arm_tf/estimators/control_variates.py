@@ -1,16 +1,27 @@
 """Leave-one-out estimators with a second, learned control variate made of f's derivative."""
 
+from __future__ import annotations
+
+import typing
+from collections.abc import Callable
+
 import numpy as np
 
 from arm_tf.estimators import Estimate, estimator, lazy
 from arm_tf.estimators.derivative import differentiate
 
-tf, bernoulli = lazy("tensorflow"), lazy("arm_tf.bernoulli")
+if typing.TYPE_CHECKING:
+    import tensorflow as tf
+
+    from arm_tf import bernoulli
+else:
+    tf, bernoulli = lazy("tensorflow"), lazy("arm_tf.bernoulli")
 
 _HIDDEN = 16
 
 
-def double_cv_parameters(units):
+def double_cv_parameters(units: int) -> dict[str, float]:
+    """The weight of the control variate to begin with, none; a dict."""
     return {"alpha": 0.0}
 
 
@@ -28,7 +39,9 @@ def double_cv_parameters(units):
     derivative=True,
     initial=double_cv_parameters,
 )
-def double_cv(f, logits, u, parameters):
+def double_cv(
+    f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor, parameters: dict[str, tf.Tensor]
+) -> Estimate:
     """Leave-one-out with a linear control variate for each sample (Titsias & Shi 2022).
 
     grad_logits = (1/K) sum_k (v_k - mean_{j != k} v_j) (b_k - p) - alpha mean_k(f'(b_k)) p (1 - p),
@@ -57,7 +70,7 @@ def double_cv(f, logits, u, parameters):
     return Estimate(tf.reduce_mean(f_b, axis=0), grad_logits, tape.gradient(loss, parameters))
 
 
-def rodeo_parameters(units):
+def rodeo_parameters(units: int) -> dict[str, np.ndarray]:
     """Two networks that are zero at first."""
     rng = np.random.default_rng(0)
     return {
@@ -86,7 +99,9 @@ def rodeo_parameters(units):
     derivative=True,
     initial=rodeo_parameters,
 )
-def rodeo(f, logits, u, parameters):
+def rodeo(
+    f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor, parameters: dict[str, tf.Tensor]
+) -> Estimate:
     """Leave-one-out with discrete Stein operators as control variates (Shi et al. 2022).
 
     grad_logits = (1/K) sum_k { [f(b_k) - mean_{j != k}(f(b_j) + (A h_j)(b_j))] (b_k - p)
@@ -134,7 +149,9 @@ def rodeo(f, logits, u, parameters):
     return Estimate(tf.reduce_mean(f_b, axis=0), grad_logits, tape.gradient(loss, parameters))
 
 
-def _network(parameters, name, values, linear):
+def _network(
+    parameters: dict[str, tf.Tensor], name: str, values: tf.Tensor, linear: tf.Tensor
+) -> tf.Tensor:
     """One network of `rodeo`, applied to two numbers; shapes broadcast."""
     part = {key: parameters[f"{name}_{key}"] for key in ("value_kernel", "linear_kernel", "bias")}
     hidden = (
@@ -145,6 +162,6 @@ def _network(parameters, name, values, linear):
     return tf.linalg.matvec(tf.nn.leaky_relu(hidden), parameters[f"{name}_output"])
 
 
-def _mean_of_others(x):
+def _mean_of_others(x: tf.Tensor) -> tf.Tensor:
     """mean_{j != k} x_j for each k of the leading axis."""
     return (tf.reduce_sum(x, axis=0) - x) / (x.shape[0] - 1)

@@ -1,11 +1,21 @@
 """f's derivative in its samples."""
 
+from __future__ import annotations
+
+import typing
+from collections.abc import Callable
+
 from arm_tf.estimators import lazy
 
-tf = lazy("tensorflow")
+if typing.TYPE_CHECKING:
+    import tensorflow as tf
+else:
+    tf = lazy("tensorflow")
 
 
-def differentiate(name, f, b):
+def differentiate(
+    name: str, f: Callable[..., tf.Tensor], b: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
     """f(b) and its derivative at each sample.
 
     Args:
@@ -23,7 +33,9 @@ def differentiate(name, f, b):
     return f_b, tf.stop_gradient(slopes)
 
 
-def value_and_slopes(name, f, b):
+def value_and_slopes(
+    name: str, f: Callable[..., tf.Tensor], b: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
     """As `differentiate`, with derivatives that can be differentiated once more."""
     with tf.GradientTape() as tape:
         tape.watch(b)

@@ -1,12 +1,21 @@
 """Estimators that try both values of every unit, or of one at random, or all vectors."""
 
+from __future__ import annotations
+
 import itertools
+import typing
+from collections.abc import Callable
 
 import numpy as np
 
 from arm_tf.estimators import Estimate, estimator, lazy
 
-tf, bernoulli = lazy("tensorflow"), lazy("arm_tf.bernoulli")
+if typing.TYPE_CHECKING:
+    import tensorflow as tf
+
+    from arm_tf import bernoulli
+else:
+    tf, bernoulli = lazy("tensorflow"), lazy("arm_tf.bernoulli")
 
 
 @estimator(
@@ -24,7 +33,7 @@ tf, bernoulli = lazy("tensorflow"), lazy("arm_tf.bernoulli")
     max_units=1000,
     aliases=("indecater",),
 )
-def legrad(f, logits, u):
+def legrad(f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor) -> Estimate:
     """Local expectation gradients (Titsias & Lázaro-Gredilla 2015).
 
     grad_logits_i = (1/K) sum_k p_i (1 - p_i) [f(b_k, b_i = 1) - f(b_k, b_i = 0)],
@@ -66,7 +75,7 @@ def legrad(f, logits, u):
     cost="K(V + 1)",
     max_units=1000,
 )
-def ram(f, logits, u):
+def ram(f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor) -> Estimate:
     """Reparameterisation and marginalisation (Tokui & Sato 2017).
 
     grad_logits = (1/K) sum_k p (1 - p) (2b_k - 1) [f(b_k) - f(b_k with unit i flipped)].
@@ -95,7 +104,7 @@ def ram(f, logits, u):
     width=lambda k, v: 2**v,
     max_units=12,
 )
-def exact(f, logits, u):
+def exact(f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor) -> Estimate:
     """Enumeration of all 2^V vectors (by definition; Williams 1992 for the score form).
 
     grad_logits = sum_b q(b) f(b) (b - sigmoid(logits)),  q(b) = prod_v Bernoulli(b_v).
@@ -129,7 +138,7 @@ def exact(f, logits, u):
     cost="2K",
     rows=lambda k, v: 2 * k,
 )
-def bitflip(f, logits, u):
+def bitflip(f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor) -> Estimate:
     """bitflip-1, LeGrad for one unit at random (Kunes et al. 2022).
 
     grad_logits_i = (1/K) sum_k V 1[i = j_k] p_i (1 - p_i) (2b_k - 1) [f(b_k) - f(b_k with unit j_k
@@ -163,7 +172,7 @@ def bitflip(f, logits, u):
     rows=lambda k, v: 2 * k,
     width=lambda k, v: 2 * k,
 )
-def ugc(f, logits, u):
+def ugc(f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor) -> Estimate:
     """Unbiased gradient variance clipping (Kunes et al. 2022).
 
     grad_logits = (1/K) sum_k g_k, where g_k of unit i is that of `bitflip` if

@@ -9,12 +9,21 @@ Each of the samples may have logits of its own, [K, ..., V], as in the upper lay
 grad_logits has the shape of the logits.
 """
 
+from __future__ import annotations
+
 import math
+import typing
+from collections.abc import Callable
 
 from arm_tf.estimators import Estimate, Option, estimator, lazy
 from arm_tf.estimators.antithetic import dirichlet_samples
 
-tf, bernoulli, objectives = map(lazy, ("tensorflow", "arm_tf.bernoulli", "arm_tf.objectives"))
+if typing.TYPE_CHECKING:
+    import tensorflow as tf
+
+    from arm_tf import bernoulli, objectives
+else:
+    tf, bernoulli, objectives = map(lazy, ("tensorflow", "arm_tf.bernoulli", "arm_tf.objectives"))
 
 _GAMMA = Option("gamma", 1.0, "Of ovis: 0 is unbiased, 1 the choice of its authors' program.")
 
@@ -30,7 +39,7 @@ _GAMMA = Option("gamma", 1.0, "Of ovis: 0 is unbiased, 1 the choice of its autho
     objective="multisample",
     joint=True,
 )
-def vimco(f, logits, u):
+def vimco(f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor) -> Estimate:
     """VIMCO, the score function with a baseline for each sample (Mnih & Rezende 2016).
 
     grad_logits = sum_k (L - L_k - W_k) (b_k - sigmoid(logits)),  b = 1[u < sigmoid(logits)],
@@ -65,7 +74,9 @@ def vimco(f, logits, u):
     objective="multisample",
     joint=True,
 )
-def ovis(f, logits, u, gamma=1.0):
+def ovis(
+    f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor, gamma: float = 1.0
+) -> Estimate:
     """OVIS, baselines of asymptotically least variance (Liévin et al. 2020, eq. 17).
 
     grad_logits = sum_k (L - W_k - c_k) (b_k - sigmoid(logits)),  b = 1[u < sigmoid(logits)],
@@ -101,7 +112,7 @@ def ovis(f, logits, u, gamma=1.0):
     width=lambda k, v: 2 * k,
     objective="multisample",
 )
-def disarm_local(f, logits, u):
+def disarm_local(f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor) -> Estimate:
     """DisARM for each sample, the others held fixed (Dong, Mnih & Tucker 2020).
 
     grad_logits = sum_k 1/2 (L - L_anti_k) (-1)^b_anti_k 1[b_k != b_anti_k] sigmoid(|logits|)
@@ -136,7 +147,7 @@ def disarm_local(f, logits, u):
     objective="multisample",
     joint=True,
 )
-def rws(f, logits, u):
+def rws(f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor) -> Estimate:
     """Reweighted wake-sleep, its wake phase (Bornschein & Bengio 2015).
 
     grad_logits = sum_k W_k (b_k - sigmoid(logits)),  b = 1[u < sigmoid(logits)].
@@ -160,7 +171,7 @@ def rws(f, logits, u):
     joint=True,
     rule=True,
 )
-def wake_sleep(log_q):
+def wake_sleep(log_q: tf.Tensor) -> tf.Tensor:
     """Wake-sleep (Hinton et al. 1995), a rule that `arm_tf.models.BinaryVAE` carries out.
 
     grad_logits = (1/K) sum_k (b_k - sigmoid(logits(x_k))),  (x_k, b_k) ~ p: the encoder ascends
@@ -194,7 +205,7 @@ def wake_sleep(log_q):
     width=lambda k, v: 2 * k,
     objective="multisample",
 )
-def arms_multisample(f, logits, u):
+def arms_multisample(f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor) -> Estimate:
     """ARMS for each sample of the bound, the others held fixed (Dimitriev & Zhou 2021).
 
     grad_logits = sum_k (1/(K-1)) sum_j (L_jk - mean_i L_ik) (b_anti_j - p) p (1 - p) / (p - rho)
@@ -226,7 +237,12 @@ def arms_multisample(f, logits, u):
     return Estimate(objectives.multisample_bound(f_b), grad_logits)
 
 
-def _weigh_scores(signal, f, logits, u):
+def _weigh_scores(
+    signal: Callable[[tf.Tensor], tf.Tensor],
+    f: Callable[..., tf.Tensor],
+    logits: tf.Tensor,
+    u: tf.Tensor,
+) -> Estimate:
     """Estimate sum_k signal_k (b_k - sigmoid(logits)), the signal a function of the log w."""
     b = bernoulli.sample(logits, u)
     f_b = f(b)
@@ -234,12 +250,12 @@ def _weigh_scores(signal, f, logits, u):
     return Estimate(objectives.multisample_bound(f_b), _add_up(grads, logits))
 
 
-def _scale(log_w, reference):
+def _scale(log_w: tf.Tensor, reference: tf.Tensor) -> tf.Tensor:
     """The weights to a scale on which the largest reference is 1, for precision; a constant."""
     return tf.stop_gradient(log_w - tf.reduce_max(reference, axis=0))
 
 
-def _replace_each(log_w, others):
+def _replace_each(log_w: tf.Tensor, others: tf.Tensor | float) -> tf.Tensor:
     """log_w with each of its entries replaced in turn.
 
     Args:
@@ -254,6 +270,6 @@ def _replace_each(log_w, others):
     return tf.where(own, tf.convert_to_tensor(others, log_w.dtype), log_w[:, tf.newaxis])
 
 
-def _add_up(grads, logits):
+def _add_up(grads: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     """Gradients of the samples [K, ..., V], added up where the samples share their logits."""
     return grads if logits.shape.rank == grads.shape.rank else tf.reduce_sum(grads, axis=0)

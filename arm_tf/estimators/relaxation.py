@@ -6,8 +6,12 @@ et al. 2017). In a network with further stochastic layers the derivative of f re
 them as well; each estimator says what replaces the samples there.
 """
 
+from __future__ import annotations
+
 import functools
 import math
+import typing
+from collections.abc import Callable
 
 import numpy as np
 
@@ -15,7 +19,12 @@ from arm_tf.estimators import Estimate, Option, estimator, lazy
 from arm_tf.estimators.derivative import differentiate, value_and_slopes
 from arm_tf.estimators.score_function import updated_averages
 
-tf, bernoulli = lazy("tensorflow"), lazy("arm_tf.bernoulli")
+if typing.TYPE_CHECKING:
+    import tensorflow as tf
+
+    from arm_tf import bernoulli
+else:
+    tf, bernoulli = lazy("tensorflow"), lazy("arm_tf.bernoulli")
 
 TEMPERATURE = Option(
     "temperature", 0.5, "Temperature of relaxations, where it is not learned.", low=1e-3
@@ -23,7 +32,9 @@ TEMPERATURE = Option(
 _HIDDEN = 137
 
 
-def concrete_sample(logits, u, temperature=0.5):
+def concrete_sample(
+    logits: tf.Tensor, u: tf.Tensor, temperature: float = 0.5
+) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
     """x with its own derivative, and no next parameters."""
     return _relaxed_sample(temperature)(logits, u), {}
 
@@ -42,7 +53,9 @@ def concrete_sample(logits, u, temperature=0.5):
     relaxation=concrete_sample,
     options=(TEMPERATURE,),
 )
-def concrete(f, logits, u, temperature=0.5):
+def concrete(
+    f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor, temperature: float = 0.5
+) -> Estimate:
     """Derivative of f at relaxed samples (Maddison et al. 2017; Jang et al. 2017).
 
     grad_logits = (1/K) sum_k f'(x_k) x_k (1 - x_k) / temperature,
@@ -64,7 +77,7 @@ def concrete(f, logits, u, temperature=0.5):
     return Estimate(tf.reduce_mean(f_x, axis=0), grad_logits)
 
 
-def st_sample(logits, u):
+def st_sample(logits: tf.Tensor, u: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
     """b with the derivative p (1 - p), and no next parameters."""
     return sloping_sample(logits, u, _st_slope), {}
 
@@ -79,7 +92,7 @@ def st_sample(logits, u):
     derivative=True,
     relaxation=st_sample,
 )
-def st(f, logits, u):
+def st(f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor) -> Estimate:
     """Straight-through (Bengio et al. 2013): sampling has the derivative of its mean.
 
     grad_logits = (1/K) sum_k f'(b_k) p (1 - p),  p = sigmoid(logits).
@@ -94,17 +107,20 @@ def st(f, logits, u):
     return straight_through("st", f, logits, u, _st_slope)
 
 
-def _st_slope(logits, u, b):
+def _st_slope(logits: tf.Tensor, u: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
     return sigmoid_slope(logits)
 
 
-def st_annealed_sample(logits, u, parameters):
+def st_annealed_sample(
+    logits: tf.Tensor, u: tf.Tensor, parameters: dict[str, tf.Tensor]
+) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
     """b with the derivative slope p (1 - p), and the next slope."""
     slope, new_parameters = _annealed(parameters)
     return sloping_sample(logits, u, slope), new_parameters
 
 
-def st_annealed_parameters(units):
+def st_annealed_parameters(units: int) -> dict[str, float]:
+    """The slope to begin with, the sigmoid's own; a dict."""
     return {"slope": 1.0}
 
 
@@ -120,7 +136,9 @@ def st_annealed_parameters(units):
     initial=st_annealed_parameters,
     averages=("slope",),
 )
-def st_annealed(f, logits, u, parameters):
+def st_annealed(
+    f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor, parameters: dict[str, tf.Tensor]
+) -> Estimate:
     """Straight-through with slope annealing (Chung et al. 2017).
 
     grad_logits = (1/K) sum_k f'(b_k) slope p (1 - p),  p = sigmoid(slope logits),
@@ -138,14 +156,18 @@ def st_annealed(f, logits, u, parameters):
     return estimate._replace(new_parameters=new_parameters)
 
 
-def _annealed(parameters):
+def _annealed(
+    parameters: dict[str, tf.Tensor],
+) -> tuple[Callable[..., tf.Tensor], dict[str, tf.Tensor]]:
     """The derivative of a sample at the present slope, and the next slope."""
     slope = parameters["slope"]
     derivative = lambda logits, u, b: slope * sigmoid_slope(slope * logits)
     return derivative, {"slope": tf.minimum(slope + 0.04 / 1000, 5.0)}
 
 
-def st_gumbel_sample(logits, u, temperature=0.5):
+def st_gumbel_sample(
+    logits: tf.Tensor, u: tf.Tensor, temperature: float = 0.5
+) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
     """b with the derivative x (1 - x) / temperature, and no next parameters."""
     return sloping_sample(logits, u, _gumbel_slope(temperature)), {}
 
@@ -164,7 +186,9 @@ def st_gumbel_sample(logits, u, temperature=0.5):
     relaxation=st_gumbel_sample,
     options=(TEMPERATURE,),
 )
-def st_gumbel(f, logits, u, temperature=0.5):
+def st_gumbel(
+    f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor, temperature: float = 0.5
+) -> Estimate:
     """Straight-through Gumbel-softmax (Jang et al. 2017) for binary units.
 
     grad_logits = (1/K) sum_k f'(b_k) x_k (1 - x_k) / temperature,
@@ -180,7 +204,7 @@ def st_gumbel(f, logits, u, temperature=0.5):
     return straight_through("st_gumbel", f, logits, u, _gumbel_slope(temperature))
 
 
-def _gumbel_slope(temperature):
+def _gumbel_slope(temperature: float) -> Callable[..., tf.Tensor]:
     relax_sample = _relaxed_sample(temperature)
 
     def slope(logits, u, b):
@@ -190,7 +214,7 @@ def _gumbel_slope(temperature):
     return slope
 
 
-def darn_sample(logits, u):
+def darn_sample(logits: tf.Tensor, u: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
     """b with the derivative (b - 1/2) (b - p), and no next parameters."""
     return sloping_sample(logits, u, _darn_slope), {}
 
@@ -206,7 +230,7 @@ def darn_sample(logits, u):
     relaxation=darn_sample,
     aliases=("zgr",),
 )
-def darn(f, logits, u):
+def darn(f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor) -> Estimate:
     """The 1/2 estimator of deep autoregressive networks (Gregor et al. 2014).
 
     grad_logits = (1/K) sum_k f'(b_k) (b_k - 1/2) (b_k - sigmoid(logits)),
@@ -225,11 +249,11 @@ def darn(f, logits, u):
     return straight_through("darn", f, logits, u, _darn_slope)
 
 
-def _darn_slope(logits, u, b):
+def _darn_slope(logits: tf.Tensor, u: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
     return (b - 0.5) * bernoulli.score(b, logits)
 
 
-def muprop_parameters(units):
+def muprop_parameters(units: int) -> dict[str, float]:
     """The moving average and the number of calls that it is over."""
     return {"mean": 0.0, "calls": 0.0}
 
@@ -249,7 +273,9 @@ def muprop_parameters(units):
     initial=muprop_parameters,
     averages=("mean", "calls"),
 )
-def muprop(f, logits, u, parameters):
+def muprop(
+    f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor, parameters: dict[str, tf.Tensor]
+) -> Estimate:
     """Score function, less f's first-order Taylor expansion at the mean (Gu et al. 2016).
 
     grad_logits = (1/K) sum_k [f(b_k) - f(p) - f'(p)^T (b_k - p) - c] (b_k - p) + f'(p) p (1 - p),
@@ -280,7 +306,8 @@ def muprop(f, logits, u, parameters):
     )
 
 
-def rebar_parameters(units):
+def rebar_parameters(units: int) -> dict[str, float]:
+    """Weight of the control variate and temperature to begin with; a dict."""
     return {"eta": 1.0, "log_temperature": math.log(0.5)}
 
 
@@ -299,7 +326,9 @@ def rebar_parameters(units):
     derivative=True,
     initial=rebar_parameters,
 )
-def rebar(f, logits, u, parameters):
+def rebar(
+    f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor, parameters: dict[str, tf.Tensor]
+) -> Estimate:
     """Score function with the Concrete relaxation as control variate (Tucker et al. 2017).
 
     grad_logits = (1/K) sum_k [f(b_k) - c(y_k)] (b_k - sigmoid(logits)) + dc(z_k) - dc(y_k),
@@ -322,7 +351,7 @@ def rebar(f, logits, u, parameters):
     return _with_control(control, f, logits, u, parameters)
 
 
-def relax_parameters(units):
+def relax_parameters(units: int) -> dict[str, float | np.ndarray]:
     """Those of `rebar`, and a network that is zero at first."""
     limit = math.sqrt(6 / (units + _HIDDEN))
     rng = np.random.default_rng(0)
@@ -351,7 +380,9 @@ def relax_parameters(units):
     derivative=True,
     initial=relax_parameters,
 )
-def relax(f, logits, u, parameters):
+def relax(
+    f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor, parameters: dict[str, tf.Tensor]
+) -> Estimate:
     """REBAR with a network added to the control variate (Grathwohl et al. 2018).
 
     grad_logits = (1/K) sum_k [f(b_k) - c(y_k)] (b_k - sigmoid(logits)) + dc(z_k) - dc(y_k), as
@@ -394,7 +425,9 @@ def relax(f, logits, u, parameters):
     derivative=True,
     initial=rebar_parameters,
 )
-def rebar_coupled(f, logits, u, parameters):
+def rebar_coupled(
+    f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor, parameters: dict[str, tf.Tensor]
+) -> Estimate:
     """REBAR with the noise of its second latent taken from that of the first (Tucker et al. 2017).
 
     grad_logits = (1/K) sum_k [f(b_k) - c(z_k)] (b_k - sigmoid(logits))
@@ -432,7 +465,13 @@ def rebar_coupled(f, logits, u, parameters):
     )
 
 
-def straight_through(name, f, logits, u, slope):
+def straight_through(
+    name: str,
+    f: Callable[..., tf.Tensor],
+    logits: tf.Tensor,
+    u: tf.Tensor,
+    slope: Callable[..., tf.Tensor],
+) -> Estimate:
     """Estimate where sampling is said to have the derivative slope(logits, u, b), in all layers."""
     sample = functools.partial(sloping_sample, slope=slope)
     b = bernoulli.sample(logits, u)
@@ -441,14 +480,20 @@ def straight_through(name, f, logits, u, slope):
     return Estimate(tf.reduce_mean(f_b, axis=0), grad_logits)
 
 
-def sloping_sample(logits, u, slope):
+def sloping_sample(logits: tf.Tensor, u: tf.Tensor, slope: Callable[..., tf.Tensor]) -> tf.Tensor:
     """b = 1[u < sigmoid(logits)] with slope(logits, u, b) for its derivative in the logits."""
     b = bernoulli.sample(logits, u)
     line = tf.stop_gradient(slope(logits, u, b)) * logits
     return b + (line - tf.stop_gradient(line))
 
 
-def _with_control(control, f, logits, u, parameters):
+def _with_control(
+    control: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]],
+    f: Callable[..., tf.Tensor],
+    logits: tf.Tensor,
+    u: tf.Tensor,
+    parameters: dict[str, tf.Tensor],
+) -> Estimate:
     """Estimate of `rebar` with any control(z), which returns c(z) and its derivative in z."""
     u, v = tf.split(u, 2)
     b = bernoulli.sample(logits, u)
@@ -471,7 +516,9 @@ def _with_control(control, f, logits, u, parameters):
     )
 
 
-def _scaled_relaxation(name, f, z, parameters):
+def _scaled_relaxation(
+    name: str, f: Callable[..., tf.Tensor], z: tf.Tensor, parameters: dict[str, tf.Tensor]
+) -> tuple[tf.Tensor, tf.Tensor]:
     """eta f(sigmoid(z / temperature)) and its derivative in z."""
     temperature = tf.exp(parameters["log_temperature"])
     x = tf.sigmoid(z / temperature)
@@ -480,17 +527,19 @@ def _scaled_relaxation(name, f, z, parameters):
     return parameters["eta"] * f_x, parameters["eta"] * slopes * x * (1.0 - x) / temperature
 
 
-def _relaxed_sample(temperature):
+def _relaxed_sample(temperature: float | tf.Tensor) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
     """The Concrete relaxation of `bernoulli.sample`, a function of (logits, u)."""
     return lambda logits, u: tf.sigmoid(_latent(logits, u) / temperature)
 
 
-def _latent(logits, u):
+def _latent(logits: tf.Tensor, u: tf.Tensor) -> tf.Tensor:
     """z = logits - log(u / (1 - u)); z > 0 where u < sigmoid(logits)."""
     return logits - _logit(u)
 
 
-def latent_given_sample(logits, b, v):
+def latent_given_sample(
+    logits: tf.Tensor, b: tf.Tensor, v: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
     """The latent z given b, from uniform noise v, and its derivative in the logits, b held fixed.
 
     It is z at the noise u = v p for b = 1 and u = p + v (1 - p) for b = 0, p = sigmoid(logits);
@@ -501,17 +550,18 @@ def latent_given_sample(logits, b, v):
     return sign * tf.nn.softplus(magnitude), tf.sigmoid(magnitude) * tf.sigmoid(sign * logits)
 
 
-def _slope_given_sample(logits, b, z):
+def _slope_given_sample(logits: tf.Tensor, b: tf.Tensor, z: tf.Tensor) -> tf.Tensor:
     """Derivative in the logits of a latent z given b, as `latent_given_sample` has it."""
     return -tf.math.expm1(-tf.abs(z)) * tf.sigmoid((2.0 * b - 1.0) * logits)
 
 
-def _logit(u):
+def _logit(u: tf.Tensor) -> tf.Tensor:
     """log(u / (1 - u)), with u = 0 taken for half the spacing of TensorFlow's uniform numbers."""
     half = np.finfo(u.dtype.as_numpy_dtype).eps / 2
     u = tf.clip_by_value(u, half, 1.0 - half)
     return tf.math.log(u) - tf.math.log1p(-u)
 
 
-def sigmoid_slope(logits):
+def sigmoid_slope(logits: tf.Tensor) -> tf.Tensor:
+    """The sigmoid's derivative, p (1 - p)."""
     return tf.sigmoid(logits) * tf.sigmoid(-logits)

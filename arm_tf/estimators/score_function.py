@@ -1,12 +1,21 @@
 """Estimators that weigh a score by f at single samples."""
 
+from __future__ import annotations
+
 import math
+import typing
+from collections.abc import Callable
 
 import numpy as np
 
 from arm_tf.estimators import Estimate, estimator, lazy
 
-tf, bernoulli = lazy("tensorflow"), lazy("arm_tf.bernoulli")
+if typing.TYPE_CHECKING:
+    import tensorflow as tf
+
+    from arm_tf import bernoulli
+else:
+    tf, bernoulli = lazy("tensorflow"), lazy("arm_tf.bernoulli")
 
 _DECAY = 0.99  # of moving averages
 _BASELINE_UNITS = 100
@@ -19,7 +28,7 @@ _BASELINE_UNITS = 100
     link="https://arxiv.org/abs/1807.11143",
     equation=r"\frac{1}{K} \sum_k f(b_k) (1 - 2 u_k)",
 )
-def ar(f, logits, u):
+def ar(f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor) -> Estimate:
     """Augment-REINFORCE (Yin & Zhou 2019, the AR estimator of section 2).
 
     grad_logits = (1/K) sum_k f(b_k) (1 - 2 u_k),  b = 1[u < sigmoid(logits)].
@@ -38,7 +47,7 @@ def ar(f, logits, u):
     link="https://doi.org/10.1007/BF00992696",
     equation=r"\frac{1}{K} \sum_k f(b_k) (b_k - \sigma(\phi))",
 )
-def reinforce(f, logits, u):
+def reinforce(f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor) -> Estimate:
     """REINFORCE, the score-function estimator (Williams 1992).
 
     grad_logits = (1/K) sum_k f(b_k) (b_k - sigmoid(logits)),  b = 1[u < sigmoid(logits)].
@@ -51,7 +60,7 @@ def reinforce(f, logits, u):
     return Estimate(tf.reduce_mean(f_b, axis=0), grad_logits)
 
 
-def reinforce_baseline_parameters(units):
+def reinforce_baseline_parameters(units: int) -> dict[str, float]:
     """The moving average and the number of calls that it is over."""
     return {"mean": 0.0, "calls": 0.0}
 
@@ -65,7 +74,9 @@ def reinforce_baseline_parameters(units):
     initial=reinforce_baseline_parameters,
     averages=("mean", "calls"),
 )
-def reinforce_baseline(f, logits, u, parameters):
+def reinforce_baseline(
+    f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor, parameters: dict[str, tf.Tensor]
+) -> Estimate:
     """REINFORCE with a moving-average baseline (Williams 1992).
 
     grad_logits = (1/K) sum_k (f(b_k) - c) (b_k - sigmoid(logits)), with c the average of f over
@@ -83,7 +94,9 @@ def reinforce_baseline(f, logits, u, parameters):
     )
 
 
-def updated_averages(parameters, **observed):
+def updated_averages(
+    parameters: dict[str, tf.Tensor], **observed: tf.Tensor
+) -> dict[str, tf.Tensor]:
     """Moving averages after one more call, the first few calls weighed as if there were no past.
 
     A call that observes what is not finite, as the mean over no data is not, leaves them as they
@@ -101,7 +114,7 @@ def updated_averages(parameters, **observed):
     return {**averages, "calls": keep(calls + 1.0, calls)}
 
 
-def nvil_parameters(units):
+def nvil_parameters(units: int) -> dict[str, float | np.ndarray]:
     """A network that is zero at first, and moving averages of what it leaves."""
     limit = math.sqrt(6 / (units + _BASELINE_UNITS))
     kernel = np.random.default_rng(0).uniform(-limit, limit, (units, _BASELINE_UNITS))
@@ -125,7 +138,9 @@ def nvil_parameters(units):
     initial=nvil_parameters,
     averages=("mean", "square", "calls"),
 )
-def nvil(f, logits, u, parameters):
+def nvil(
+    f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor, parameters: dict[str, tf.Tensor]
+) -> Estimate:
     """REINFORCE with a learned, input-dependent baseline (Mnih & Gregor 2014).
 
     grad_logits = (1/K) sum_k (f(b_k) - C(logits) - c) / max(1, d) (b_k - sigmoid(logits)),
@@ -174,7 +189,7 @@ def nvil(f, logits, u, parameters):
     min_samples=2,
     aliases=("rloo", "vargrad"),
 )
-def loo(f, logits, u):
+def loo(f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor) -> Estimate:
     """REINFORCE with the other samples' mean as baseline (Kool et al. 2019).
 
     grad_logits = (1/(K-1)) sum_k (f(b_k) - mean_j f(b_j)) (b_k - sigmoid(logits)),

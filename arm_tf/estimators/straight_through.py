@@ -7,7 +7,12 @@ E[w | b] = (b - 1/2) (b - p), that of `darn`. Later layers are sampled, with w f
 a sample in its logits.
 """
 
-from arm_tf.estimators import Option, estimator, lazy
+from __future__ import annotations
+
+import typing
+from collections.abc import Callable
+
+from arm_tf.estimators import Estimate, Option, estimator, lazy
 from arm_tf.estimators.relaxation import (
     TEMPERATURE,
     latent_given_sample,
@@ -16,7 +21,10 @@ from arm_tf.estimators.relaxation import (
     straight_through,
 )
 
-tf = lazy("tensorflow")
+if typing.TYPE_CHECKING:
+    import tensorflow as tf
+else:
+    tf = lazy("tensorflow")
 
 _REINMAX_TEMPERATURE = Option(
     "reinmax_temperature", 1.0, "Of reinmax: 1 is exact for quadratic f, above is smoother.", low=1
@@ -28,7 +36,9 @@ _GAP = Option("gap", 1.0, "Of gapped_st: least distance between the two values' 
 _MVE_T = Option("mve_t", 1.0, "Of mve: 0 is st, without limit darn.")
 
 
-def reinmax_sample(logits, u, reinmax_temperature=1.0):
+def reinmax_sample(
+    logits: tf.Tensor, u: tf.Tensor, reinmax_temperature: float = 1.0
+) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
     """b with the derivative 2 q (1 - q) - p (1 - p) / 2, and no next parameters."""
     return sloping_sample(logits, u, _reinmax_slope(reinmax_temperature)), {}
 
@@ -47,7 +57,9 @@ def reinmax_sample(logits, u, reinmax_temperature=1.0):
     relaxation=reinmax_sample,
     options=(_REINMAX_TEMPERATURE,),
 )
-def reinmax(f, logits, u, reinmax_temperature=1.0):
+def reinmax(
+    f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor, reinmax_temperature: float = 1.0
+) -> Estimate:
     """ReinMax (Liu et al. 2023, algorithm 2) for binary units.
 
     grad_logits = (1/K) sum_k f'(b_k) [2 q_k (1 - q_k) - p (1 - p) / 2],
@@ -77,7 +89,9 @@ def _reinmax_slope(temperature):
     return slope
 
 
-def mve_sample(logits, u, mve_t=1.0):
+def mve_sample(
+    logits: tf.Tensor, u: tf.Tensor, mve_t: float = 1.0
+) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
     """b with the derivative of `mve`, and no next parameters."""
     return sloping_sample(logits, u, _mve_slope(mve_t)), {}
 
@@ -96,7 +110,9 @@ def mve_sample(logits, u, mve_t=1.0):
     relaxation=mve_sample,
     options=(_MVE_T,),
 )
-def mve(f, logits, u, mve_t=1.0):
+def mve(
+    f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor, mve_t: float = 1.0
+) -> Estimate:
     """The minimum-variance family of straight-through estimators (Hooper & Shekhovtsov 2026).
 
     grad_logits = (1/K) sum_k f'(b_k) p (1 - p) (1 + t |b_k - p|) / (1 + 2 t p (1 - p)),
@@ -121,7 +137,9 @@ def _mve_slope(t):
     return slope
 
 
-def gapped_st_sample(logits, u, temperature=0.5, gap=1.0):
+def gapped_st_sample(
+    logits: tf.Tensor, u: tf.Tensor, temperature: float = 0.5, gap: float = 1.0
+) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
     """b with the derivative of `gapped_st`, and no next parameters."""
     return sloping_sample(logits, u, _gapped_slope(temperature, gap)), {}
 
@@ -140,7 +158,13 @@ def gapped_st_sample(logits, u, temperature=0.5, gap=1.0):
     relaxation=gapped_st_sample,
     options=(TEMPERATURE, _GAP),
 )
-def gapped_st(f, logits, u, temperature=0.5, gap=1.0):
+def gapped_st(
+    f: Callable[..., tf.Tensor],
+    logits: tf.Tensor,
+    u: tf.Tensor,
+    temperature: float = 0.5,
+    gap: float = 1.0,
+) -> Estimate:
     """Gapped straight-through (Fan et al. 2022, GST-1.0 where gap = 1) for binary units.
 
     grad_logits = (1/K) sum_k f'(b_k) x_k (1 - x_k) / temperature,
@@ -168,7 +192,9 @@ def _gapped_slope(temperature, gap):
     return slope
 
 
-def st_gumbel_rao_sample(logits, u, temperature=0.5, latents=10):
+def st_gumbel_rao_sample(
+    logits: tf.Tensor, u: tf.Tensor, temperature: float = 0.5, latents: int = 10
+) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
     """b with the derivative of `st_gumbel_rao`, and no next parameters."""
     return sloping_sample(logits, u, _gumbel_rao_slope(temperature, latents)), {}
 
@@ -187,7 +213,13 @@ def st_gumbel_rao_sample(logits, u, temperature=0.5, latents=10):
     relaxation=st_gumbel_rao_sample,
     options=(TEMPERATURE, _LATENTS),
 )
-def st_gumbel_rao(f, logits, u, temperature=0.5, latents=10):
+def st_gumbel_rao(
+    f: Callable[..., tf.Tensor],
+    logits: tf.Tensor,
+    u: tf.Tensor,
+    temperature: float = 0.5,
+    latents: int = 10,
+) -> Estimate:
     """Rao-Blackwellised straight-through Gumbel-softmax (Paulus et al. 2021) for binary units.
 
     grad_logits = (1/K) sum_k f'(b_k) (1/M) sum_m x_km (1 - x_km) / temperature,
@@ -216,7 +248,9 @@ def _gumbel_rao_slope(temperature, latents):
     return slope
 
 
-def reinmax_rao_sample(logits, u, temperature=0.5, latents=10):
+def reinmax_rao_sample(
+    logits: tf.Tensor, u: tf.Tensor, temperature: float = 0.5, latents: int = 10
+) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
     """b with the derivative of `reinmax_rao`, and no next parameters."""
     return sloping_sample(logits, u, _reinmax_rao_slope(temperature, latents)), {}
 
@@ -235,7 +269,13 @@ def reinmax_rao_sample(logits, u, temperature=0.5, latents=10):
     relaxation=reinmax_rao_sample,
     options=(TEMPERATURE, _LATENTS),
 )
-def reinmax_rao(f, logits, u, temperature=0.5, latents=10):
+def reinmax_rao(
+    f: Callable[..., tf.Tensor],
+    logits: tf.Tensor,
+    u: tf.Tensor,
+    temperature: float = 0.5,
+    latents: int = 10,
+) -> Estimate:
     """ReinMax-Rao (Wang & Bui 2026) for binary units.
 
     grad_logits = (1/K) sum_k f'(b_k) [(2/M) sum_m x_km (1 - x_km) / temperature - p (1 - p) / 2],

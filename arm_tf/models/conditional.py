@@ -1,10 +1,13 @@
 """The stochastic binary network for a part of an image given the rest."""
 
-import numpy as np
+import typing
+from collections.abc import Sequence
+
 import tensorflow as tf
 
 from arm_tf import bernoulli, estimators
-from arm_tf.models.network import BinaryNetwork, apply_map, at_the_pixels
+from arm_tf.expectation import GradientEstimator
+from arm_tf.models.network import BinaryNetwork, apply_map
 
 _COMPLETIONS = 3
 
@@ -19,8 +22,7 @@ class ConditionalNetwork(BinaryNetwork):
 
     Args:
       upper: int; None, or 0, where an image has one row, for half of the pixels.
-      pixels, num_layers, network, units, leaky_slope, input_scaling, code_scaling, output_bias,
-        pixel_mean, seed: as in `BinaryVAE`.
+      pixels, num_layers, *args, **kwargs: as of `BinaryNetwork`.
 
     Raises:
       ValueError: an unknown choice, or one that needs the pixel_mean without it.
@@ -28,48 +30,43 @@ class ConditionalNetwork(BinaryNetwork):
 
     def __init__(
         self,
-        pixels=784,
-        num_layers=2,
-        network="linear",
-        units=200,
-        leaky_slope=0.1,
-        input_scaling="none",
-        code_scaling="none",
-        output_bias="zeros",
-        pixel_mean=None,
-        seed=0,
-        upper=None,
-        **kwargs,
-    ):
-        super().__init__(num_layers, network, units, leaky_slope, code_scaling, seed, **kwargs)
-        self.upper = upper or pixels // 2
-        halves = [None, None] if pixel_mean is None else np.split(pixel_mean, [self.upper])
-        x_scaling = at_the_pixels(input_scaling, "zeros", halves[0])[0]
-        output_bias = at_the_pixels("none", output_bias, halves[1])[1]
-        self.encoder = self._encoder(num_layers, self.upper, x_scaling)
-        self.decoder = [self._map("decoder", units, pixels - self.upper, bias=output_bias)]
+        pixels: int = 784,
+        num_layers: int = 2,
+        *args: typing.Any,
+        upper: int | None = None,
+        **kwargs: typing.Any,
+    ) -> None:
+        upper = upper or pixels // 2
+        seen, drawn = slice(None, upper), slice(upper, None)
+        super().__init__(pixels, num_layers, *args, seen=seen, drawn=drawn, **kwargs)
+        self.upper = upper
+        self.decoder = [self._map_to_pixels("decoder")]
         self.prior_logits = None
         self.built = True
 
-    def visible(self, x):
+    def visible(self, x: tf.Tensor) -> tf.Tensor:
         return x[..., : self.upper]
 
-    def gradient_estimators(self, estimator="arm", num_samples=None, **options):
+    def gradient_estimators(
+        self, estimator: str = "arm", num_samples: int | None = None, **options: float
+    ) -> list[GradientEstimator]:
         """As in `BinaryNetwork`; ValueError where the estimator needs a log q in f, or a prior."""
         row = estimators.get(estimator)
         if row.objective != "elbo" or row.rule:
             raise ValueError(f"{estimator!r} is not for the conditional network, which has no q.")
         return super().gradient_estimators(estimator, num_samples, **options)
 
-    def log_weight(self, x, path, path_logits):
+    def log_weight(
+        self, x: tf.Tensor, path: Sequence[tf.Tensor], path_logits: Sequence[tf.Tensor]
+    ) -> tf.Tensor:
         return bernoulli.log_prob(x[..., self.upper :], apply_map(self.decoder[0], path[-1]))
 
     @property
-    def picture_rows(self):
+    def picture_rows(self) -> int:
         """Rows of units' noise that `pictures` needs for one image; int."""
         return _COMPLETIONS * self.num_layers
 
-    def pictures(self, x, u):
+    def pictures(self, x: tf.Tensor, u: tf.Tensor) -> dict[str, list[tf.Tensor]]:
         """Images, and three completions of each: p(x_l|b_T) at one b_{1:T} under the true x_u.
 
         Args:

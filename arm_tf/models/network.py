@@ -1,15 +1,33 @@
 """What the networks of stochastic binary layers have in common: maps, objective, gradients."""
 
 import functools
+import typing
+from collections.abc import Callable, Mapping, Sequence
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from arm_tf import chain, objectives
-from arm_tf.expectation import GradientEstimator
+from arm_tf.expectation import GradientEstimator, draw
 
-_SCALINGS = {"none": (1.0, 0.0), "symmetric": (2.0, -1.0)}  # scale and offset
+_Choice = typing.TypeVar("_Choice")
+_Scaling = tuple[float, float | np.ndarray]  # scale and offset
+_SCALINGS: dict[str, _Scaling] = {"none": (1.0, 0.0), "symmetric": (2.0, -1.0)}
+
+
+class Losses(typing.NamedTuple):
+    """What training descends, each in the variables of one part of the network.
+
+    Attributes:
+      encoder: float [...], in nats, to be differentiated in the encoder's variables.
+      decoder: float [...], in nats, to be differentiated in those of decoder and prior.
+      estimator: zero, to be differentiated in the estimators' variables.
+    """
+
+    encoder: tf.Tensor
+    decoder: tf.Tensor
+    estimator: tf.Tensor
 
 
 class BinaryNetwork(keras.Model):
@@ -17,24 +35,76 @@ class BinaryNetwork(keras.Model):
 
     The logits of every layer are a map of what the layer is given. A map is one dense layer
     ("linear") or two dense layers with leaky ReLU before that one ("nonlinear"); kernels are
-    Glorot uniform, biases zero. What is common to the networks of this package is here: an
-    objective E[f(b_{1:T})], f = log w, and its estimated gradients. A subclass says what the first
-    map sees of a datum x, and what log w is, in `visible` and `log_weight`; it sets `encoder`, the
-    maps to the stochastic layers, `decoder`, those that f is made of, and `prior_logits` or None.
+    Glorot uniform, biases zero. What is common to the networks of this package is here: `encoder`,
+    the maps to the stochastic layers, an objective E[f(b_{1:T})], f = log w, and its estimated
+    gradients. A subclass says what the first map sees of a datum x, and what log w is, in `visible`
+    and `log_weight`; it sets `decoder`, the maps that f is made of, and `prior_logits` or None.
+
+    Args:
+      pixels: int, the size of x.
+      num_layers: int T >= 1.
+      network: "linear" or "nonlinear".
+      units: int, width of stochastic and deterministic layers.
+      leaky_slope: float, slope of the leaky ReLU below zero.
+      input_scaling: what the encoder sees of x: "none", x; "symmetric", 2x - 1; "centered",
+        x - pixel_mean.
+      code_scaling: what every map sees of a code b: "none", b; "symmetric", 2b - 1.
+      output_bias: of the map to the pixels: "zeros", or "data_mean", the logit of pixel_mean.
+      pixel_mean: float [pixels], mean of the training images; needed for "centered" and
+        "data_mean" alone.
+      seed: int, of the initial weights.
+      seen: slice, of the pixels that the first map sees.
+      drawn: slice, of the pixels that f has a distribution of.
+
+    Raises:
+      ValueError: an unknown choice, or one that needs the pixel_mean without it.
     """
 
-    _dream_rows = 0  # of noise for what is drawn from the model; a VAE has a prior to do so
-
-    def __init__(self, num_layers, network, units, leaky_slope, code_scaling, seed, **kwargs):
+    def __init__(
+        self,
+        pixels: int = 784,
+        num_layers: int = 1,
+        network: str = "linear",
+        units: int = 200,
+        leaky_slope: float = 0.1,
+        input_scaling: str = "none",
+        code_scaling: str = "none",
+        output_bias: str = "zeros",
+        pixel_mean: np.ndarray | None = None,
+        seed: int = 0,
+        *,
+        seen: slice = slice(None),
+        drawn: slice = slice(None),
+        **kwargs: typing.Any,
+    ) -> None:
         super().__init__(**kwargs)
-        self.units = units
+        self.pixels, self.units, self._drawn = pixels, units, drawn
         self._hidden_layers = choose("network", network, {"linear": 0, "nonlinear": 2})
         self._leaky_slope = leaky_slope
         self._code_scaling = choose("code_scaling", code_scaling, _SCALINGS)
+        scalings = dict(_SCALINGS)
+        biases: dict[str, str | Callable[..., tf.Tensor]] = {"zeros": "zeros"}
+        if pixel_mean is not None:
+            mean = np.asarray(pixel_mean)
+            scalings["centered"] = (1.0, -mean[seen])
+            biases["data_mean"] = _logit_initializer(mean[drawn])
+        scaling = choose("input_scaling", input_scaling, scalings)
+        self._output_bias = choose("output_bias", output_bias, biases)
         seeds = np.random.SeedSequence(seed).generate_state(2 * num_layers * 3)
         self._seeds = iter(seeds.tolist())
+        inputs = len(range(pixels)[seen])
+        self.encoder = [self._map("encoder_1", inputs, units, scaling)]
+        for t in range(2, num_layers + 1):
+            self.encoder.append(self._map(f"encoder_{t}", units, units))
 
-    def _map(self, name, inputs, outputs, scaling=None, bias="zeros"):
+    def _map(
+        self,
+        name: str,
+        inputs: int,
+        outputs: int,
+        scaling: _Scaling | None = None,
+        bias: str | Callable[..., tf.Tensor] = "zeros",
+    ) -> keras.Sequential:
         """A map of [N, inputs], scaled as the codes unless told otherwise, to [N, outputs]."""
         dense = lambda size, **kwargs: keras.layers.Dense(
             size,
@@ -52,17 +122,18 @@ class BinaryNetwork(keras.Model):
         stochastic_map.build((None, inputs))
         return stochastic_map
 
-    def _encoder(self, num_layers, pixels, scaling):
-        """The maps to the stochastic layers, the first of them from scaled pixels; a list."""
-        first = self._map("encoder_1", pixels, self.units, scaling)
-        others = range(2, num_layers + 1)
-        return [first, *(self._map(f"encoder_{t}", self.units, self.units) for t in others)]
+    def _map_to_pixels(self, name: str) -> keras.Sequential:
+        """A map of units to the logits of the pixels that f has a distribution of."""
+        outputs = len(range(self.pixels)[self._drawn])
+        return self._map(name, self.units, outputs, bias=self._output_bias)
 
-    def visible(self, x):
+    def visible(self, x: tf.Tensor) -> tf.Tensor:
         """The pixels of x that the first map sees."""
         return x
 
-    def log_weight(self, x, path, path_logits):
+    def log_weight(
+        self, x: tf.Tensor, path: Sequence[tf.Tensor], path_logits: Sequence[tf.Tensor]
+    ) -> tf.Tensor:
         """log w = f(b_{1:T}), of which the network ascends the expectation.
 
         Args:
@@ -76,12 +147,17 @@ class BinaryNetwork(keras.Model):
         raise NotImplementedError
 
     @property
-    def num_layers(self):
+    def _dream_rows(self) -> int:
+        """Rows of noise for what is drawn from the model; a VAE has a prior to do so."""
+        return 0
+
+    @property
+    def num_layers(self) -> int:
         """Number of stochastic layers, T."""
         return len(self.encoder)
 
     @property
-    def variable_groups(self):
+    def variable_groups(self) -> dict[str, list[keras.Variable]]:
         """Variables by the part of the model that trains them: encoder, decoder, prior."""
         prior = self.prior_logits
         return {
@@ -90,38 +166,92 @@ class BinaryNetwork(keras.Model):
             "prior": [prior] if prior is not None and prior.trainable else [],
         }
 
-    def gradient_estimators(self, estimator="arm", num_samples=None, **options):
+    def gradient_estimators(
+        self, estimator: str = "arm", num_samples: int | None = None, **options: float
+    ) -> list[GradientEstimator]:
         """An `arm_tf.expectation.GradientEstimator` for each stochastic layer; a list."""
         return [
             GradientEstimator(estimator, self.units, num_samples, self.dtype, **options)
             for _ in range(self.num_layers)
         ]
 
-    def noise_rows(self, gradient_estimators, decoder_samples="independent"):
+    def noise_rows(
+        self, gradient_estimators: Sequence[GradientEstimator], decoder_samples: str = "independent"
+    ) -> int:
         """Rows of uniform noise that `losses` needs for one datum; int."""
         return sum(self._noise_rows(gradient_estimators, decoder_samples))
 
-    def _noise_rows(self, gradient_estimators, decoder_samples):
+    def _noise_rows(
+        self, gradient_estimators: Sequence[GradientEstimator], decoder_samples: str
+    ) -> tuple[int, int, int]:
         """Rows for the estimators, for the decoder's further samples, and for dreams; ints."""
         paths = gradient_estimators[0].paths
         further = paths * self.num_layers * _is_independent(decoder_samples)
         dreams = paths * self._dream_rows * gradient_estimators[0].row.rule
         return chain.path_noise_rows(gradient_estimators), further, dreams
 
-    def evaluations(self, gradient_estimators, decoder_samples="independent"):
+    def evaluations(
+        self, gradient_estimators: Sequence[GradientEstimator], decoder_samples: str = "independent"
+    ) -> int:
         """Evaluations of f = log w that `losses` makes for one datum; int."""
         first = gradient_estimators[0]
         evaluations = [estimator.evaluations for estimator in gradient_estimators]
         further = first.paths * _is_independent(decoder_samples)
         return (evaluations[0] if first.row.joint else sum(evaluations)) + further
 
-    def losses(self, x, u, gradient_estimators, decoder_samples="independent", offsets=None):
+    def elbo(
+        self,
+        x: tf.Tensor,
+        estimator: str = "arm",
+        num_samples: int | None = None,
+        *,
+        seed: int | Sequence[int] | None = None,
+        **options: float,
+    ) -> tf.Tensor:
+        """Estimate of each datum's E[f(b_{1:T})], the ELBO of a VAE, with all its gradients.
+
+        The gradient in the encoder's variables is the estimator's; the value, and the gradient in
+        those of decoder and prior, is of one further sample, as in `losses`. To be ascended.
+
+        Args:
+          x: float [..., pixels], zeros and ones.
+          estimator: a name from `arm_tf.estimators.TABLE`.
+          num_samples: int, or None for the estimator's own number.
+          seed: int or pair of ints that determines the noise; None draws afresh at each call.
+          **options: settings of the estimator, such as temperature.
+
+        Returns:
+          float [...], in nats.
+
+        Raises:
+          ValueError: the estimator is unknown, of another objective, or learns parameters, for
+            which `losses` takes estimators that are kept.
+        """
+        group = self.gradient_estimators(estimator, num_samples, **options)
+        *_, dreams = self._noise_rows(group, "independent")
+        if group[0].row.objective != "elbo" or dreams or group[0].parameters:
+            raise ValueError(
+                "estimator must be one of the ELBO that learns no parameters, "
+                f"received {estimator!r}; use losses."
+            )
+        logits = tf.zeros([*x.shape[:-1], self.units], x.dtype)
+        losses = self.losses(x, draw(logits, self.noise_rows(group), seed), group)
+        return -losses.decoder - (losses.encoder - tf.stop_gradient(losses.encoder))
+
+    def losses(
+        self,
+        x: tf.Tensor,
+        u: tf.Tensor,
+        gradient_estimators: Sequence[GradientEstimator],
+        decoder_samples: str = "independent",
+        offsets: Sequence[tf.Tensor] | None = None,
+    ) -> Losses:
         """Loss of each datum, once for each part of the model that has its own gradient.
 
         Both are estimates of -E[f(b_{1:T})], the negative ELBO of a VAE, or, for estimators of the
         objective "multisample", of the negative bound -E[log (1/K) sum_k exp f(b_{1:T}^k)].
 
-        Wake-sleep (Hinton et al. 1995) is the exception to encoder_loss: its gradient is that of
+        Wake-sleep (Hinton et al. 1995) is the exception to the first: its gradient is that of
         -(1/K) sum_k log q(b_{1:T}^k | x_k), for codes and images drawn from the model.
 
         Args:
@@ -133,22 +263,23 @@ class BinaryNetwork(keras.Model):
             multi-sample bound), or "shared", the average over the samples that the estimator
             evaluates for the encoder (or the bound on them, as is usual).
           offsets: T arrays of the shape of the layers' logits, [..., units], that are added to
-            them; zeros whose gradients in encoder_loss are those of the logits.
+            them; zeros whose gradients in the encoder's loss are those of the logits.
 
         Returns:
-          encoder_loss: float [...], in nats, to be differentiated in the encoder's variables.
-          decoder_loss: float [...], in nats, to be differentiated in those of decoder and prior.
-          estimator_loss: zero, to be differentiated in the estimators' variables.
+          `Losses`.
         """
         f = functools.partial(self.log_weight, x)
         row = gradient_estimators[0].row
         objective = {"elbo": objectives.elbo, "multisample": objectives.multisample_bound}
-        estimate = lambda u: objective[row.objective](
-            f(*self.sample(x, tf.split(u, self.num_layers)))
-        )
+
+        def estimate(u: tf.Tensor) -> tf.Tensor:
+            path, logits = self.sample(x, tf.split(u, self.num_layers))
+            return objective[row.objective](f(path, [tf.stop_gradient(phi) for phi in logits]))
+
         maps = self.encoder_maps
         if offsets is not None:
-            maps = [lambda b, m=m, o=o: m(b) + o for m, o in zip(maps, offsets, strict=True)]
+            add = lambda m, o: lambda b: m(b) + o
+            maps = [add(m, o) for m, o in zip(maps, offsets, strict=True)]
         sizes = self._noise_rows(gradient_estimators, decoder_samples)
         u, u_decoder, u_dreams = tf.split(u, sizes)
         if row.rule:
@@ -163,13 +294,15 @@ class BinaryNetwork(keras.Model):
             )
         if _is_independent(decoder_samples):
             f_mean = estimate(u_decoder)
-        return -surrogate, -f_mean, estimator_loss
+        return Losses(-surrogate, -f_mean, estimator_loss)
 
-    def sample(self, x, noise):
+    def sample(
+        self, x: tf.Tensor, noise: Sequence[tf.Tensor]
+    ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
         """Paths b_{1:T} for `x` and their logits, as `arm_tf.chain.sample_path`."""
         return chain.sample_path(self.encoder_maps, self.visible(x), noise)
 
-    def log_weights(self, x, u):
+    def log_weights(self, x: tf.Tensor, u: tf.Tensor) -> tf.Tensor:
         """log w of S independent paths.
 
         Args:
@@ -182,44 +315,32 @@ class BinaryNetwork(keras.Model):
         return self.log_weight(x, *self.sample(x, tf.unstack(u)))
 
     @property
-    def encoder_maps(self):
-        return [lambda b, m=m: apply_map(m, b) for m in self.encoder]
+    def encoder_maps(self) -> list[Callable[[tf.Tensor], tf.Tensor]]:
+        """The encoder's maps from units to the logits of the next, a list of functions."""
+        return [functools.partial(apply_map, m) for m in self.encoder]
 
 
-def at_the_pixels(input_scaling, output_bias, pixel_mean):
-    """Scale and offset of an input of pixels, and the initial bias of a map to pixels."""
-    scalings, biases = dict(_SCALINGS), {"zeros": "zeros"}
-    if pixel_mean is not None:
-        mean = np.asarray(pixel_mean)
-        scalings["centered"] = (1.0, -mean)
-        biases["data_mean"] = _logit_initializer(mean)
-    return (
-        choose("input_scaling", input_scaling, scalings),
-        choose("output_bias", output_bias, biases),
-    )
-
-
-def apply_map(dense_map, inputs):
+def apply_map(dense_map: Callable[[tf.Tensor], tf.Tensor], inputs: tf.Tensor) -> tf.Tensor:
     """`dense_map` of [..., V] as one matrix product, however many leading axes there are."""
     outputs = dense_map(tf.reshape(inputs, [-1, inputs.shape[-1]]))
     return tf.reshape(outputs, [*inputs.shape[:-1], outputs.shape[-1]])
 
 
-def _logit_initializer(mean):
+def _logit_initializer(mean: np.ndarray) -> Callable[..., tf.Tensor]:
     """Initialiser of a bias at logit(mean), the means kept 0.001 away from 0 and 1."""
     mean = np.clip(np.asarray(mean, np.float64), 1e-3, 1 - 1e-3)
     logit = np.log(mean) - np.log1p(-mean)
     return lambda shape, dtype=None: tf.cast(tf.reshape(logit, shape), dtype)
 
 
-def _is_independent(decoder_samples):
+def _is_independent(decoder_samples: str) -> bool:
     if decoder_samples == "antithetic":  # the word of earlier versions
         decoder_samples = "shared"
     choices = {"independent": True, "shared": False}
     return choose("decoder_samples", decoder_samples, choices)
 
 
-def choose(name, value, choices):
+def choose(name: str, value: str, choices: Mapping[str, _Choice]) -> _Choice:
     """What `choices` holds for `value`; a ValueError that lists them where it holds nothing."""
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, received {value!r}.")

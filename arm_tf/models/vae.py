@@ -1,9 +1,12 @@
 """Variational autoencoders with stochastic binary layers."""
 
+import typing
+from collections.abc import Callable, Sequence
+
 import tensorflow as tf
 
 from arm_tf import bernoulli
-from arm_tf.models.network import BinaryNetwork, apply_map, at_the_pixels, choose
+from arm_tf.models.network import BinaryNetwork, apply_map, choose
 
 
 class BinaryVAE(BinaryNetwork):
@@ -14,58 +17,29 @@ class BinaryVAE(BinaryNetwork):
     those of `BinaryNetwork`. f = log p(x, b_{1:T}) - log q(b_{1:T}|x), so that E_q[f] is the ELBO.
 
     Args:
-      pixels: int, the size of x.
-      num_layers: int T >= 1.
-      network: "linear" or "nonlinear".
-      units: int, width of stochastic and deterministic layers.
-      leaky_slope: float, slope of the leaky ReLU below zero.
-      input_scaling: what the encoder sees of x: "none", x; "symmetric", 2x - 1; "centered",
-        x - pixel_mean.
-      code_scaling: what every map sees of a code b: "none", b; "symmetric", 2b - 1.
       prior: "learned" logits of p(b_T), from zero, or "uniform", fixed at zero.
-      output_bias: of the map to the pixels: "zeros", or "data_mean", the logit of pixel_mean.
-      pixel_mean: float [pixels], mean of the training images; needed for "centered" and
-        "data_mean" alone.
-      seed: int, of the initial weights.
+      *args, **kwargs: as of `BinaryNetwork`.
 
     Raises:
       ValueError: an unknown choice, or one that needs the pixel_mean without it.
     """
 
-    def __init__(
-        self,
-        pixels=784,
-        num_layers=1,
-        network="linear",
-        units=200,
-        leaky_slope=0.1,
-        input_scaling="none",
-        code_scaling="none",
-        prior="learned",
-        output_bias="zeros",
-        pixel_mean=None,
-        seed=0,
-        **kwargs,
-    ):
-        super().__init__(num_layers, network, units, leaky_slope, code_scaling, seed, **kwargs)
-        x_scaling, output_bias = at_the_pixels(input_scaling, output_bias, pixel_mean)
-        self.encoder = self._encoder(num_layers, pixels, x_scaling)
-        self.decoder = [
-            self._map(f"decoder_{t + 1}", units, units)
-            if t
-            else self._map("decoder_1", units, pixels, bias=output_bias)
-            for t in range(num_layers)
-        ]
+    def __init__(self, *args: typing.Any, prior: str = "learned", **kwargs: typing.Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.decoder = [self._map_to_pixels("decoder_1")]
+        for t in range(2, self.num_layers + 1):
+            self.decoder.append(self._map(f"decoder_{t}", self.units, self.units))
         self.prior_logits = self.add_weight(
-            shape=(units,),
+            shape=(self.units,),
             initializer="zeros",
             trainable=choose("prior", prior, {"learned": True, "uniform": False}),
             name="prior_logits",
         )
-        self.pixels = pixels
         self.built = True
 
-    def log_weight(self, x, path, path_logits):
+    def log_weight(
+        self, x: tf.Tensor, path: Sequence[tf.Tensor], path_logits: Sequence[tf.Tensor]
+    ) -> tf.Tensor:
         """log w = log p(x, b_{1:T}) - log q(b_{1:T} | x).
 
         Args:
@@ -83,7 +57,7 @@ class BinaryVAE(BinaryNetwork):
             log_w -= bernoulli.log_prob(b, logits)
         return log_w
 
-    def decode(self, b, u):
+    def decode(self, b: tf.Tensor, u: tf.Tensor) -> tf.Tensor:
         """Pixel probabilities p(x_d = 1 | b_1), b_1 reached from the top layer's units.
 
         Args:
@@ -95,14 +69,14 @@ class BinaryVAE(BinaryNetwork):
         """
         return tf.sigmoid(apply_map(self.decoder[0], self._descend(b, u)[0]))
 
-    def _descend(self, b, u):
+    def _descend(self, b: tf.Tensor, u: tf.Tensor) -> list[tf.Tensor]:
         """Units of all layers, lowest first, from those of the top layer; arguments of `decode`."""
         path = [b]
         for decoder_map, noise in zip(self.decoder[:0:-1], tf.unstack(u), strict=True):
             path.insert(0, bernoulli.sample(apply_map(decoder_map, path[0]), noise))
         return path
 
-    def generate(self, u):
+    def generate(self, u: tf.Tensor) -> tf.Tensor:
         """Pixel probabilities of samples from the model.
 
         Args:
@@ -113,7 +87,7 @@ class BinaryVAE(BinaryNetwork):
         """
         return self.decode(bernoulli.sample(self.prior_logits, u[0]), u[1:])
 
-    def dream(self, u):
+    def dream(self, u: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
         """Images drawn from the model, and the codes that they were drawn from.
 
         Args:
@@ -129,14 +103,16 @@ class BinaryVAE(BinaryNetwork):
         pixel_noise = tf.concat(pixel_noise, axis=-1)[..., : self.pixels]
         return bernoulli.sample(apply_map(self.decoder[0], path[0]), pixel_noise), path
 
-    def _dream_log_q(self, maps, u):
+    def _dream_log_q(
+        self, maps: Sequence[Callable[[tf.Tensor], tf.Tensor]], u: tf.Tensor
+    ) -> tf.Tensor:
         """log q(b_{1:T}|x), by the encoder's `maps`, of what `dream` makes of `u`; float [...]."""
         x, path = self.dream(u)
         inputs = [x, *path[:-1]]
         log_q = [bernoulli.log_prob(b, m(i)) for b, m, i in zip(path, maps, inputs, strict=True)]
         return tf.add_n(log_q)
 
-    def reconstruct(self, x, u):
+    def reconstruct(self, x: tf.Tensor, u: tf.Tensor) -> tf.Tensor:
         """Pixel probabilities p(x | b_1) at one sample b_1 ~ q(b_1 | x).
 
         Args:
@@ -150,16 +126,16 @@ class BinaryVAE(BinaryNetwork):
         return tf.sigmoid(apply_map(self.decoder[0], b))
 
     @property
-    def _dream_rows(self):
+    def _dream_rows(self) -> int:
         """Rows of units' noise that cover a code of all layers and an image."""
         return self.num_layers + -(-self.pixels // self.units)
 
     @property
-    def picture_rows(self):
+    def picture_rows(self) -> int:
         """Rows of units' noise that `pictures` needs for one image; int."""
         return self.num_layers + 1
 
-    def pictures(self, x, u):
+    def pictures(self, x: tf.Tensor, u: tf.Tensor) -> dict[str, list[tf.Tensor]]:
         """Samples from the model; images and their reconstructions.
 
         Args:

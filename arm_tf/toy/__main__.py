@@ -10,24 +10,28 @@ and probabilities, and gradients.png with estimates of several samples.
 import importlib.metadata
 import math
 import pathlib
+import typing
+from collections.abc import Callable, Mapping
 
 from absl import flags
 
-from arm_tf import cli, estimators
-from arm_tf.training import run_folder
-from arm_tf.training.config import ConfigError
+from arm_tf import cli, estimators, files
+from arm_tf.errors import ConfigError
 
 _COLUMNS = ("true_gradient", "estimate", "probability", "loss")
+_Number = typing.TypeVar("_Number", int, float)
 _LIBRARIES = ("tensorflow", "keras", "numpy")
 
 
-def numbers(name, kind, accepts, description):
+def numbers(
+    name: str, kind: Callable[[str], _Number], accepts: Callable[[_Number], bool], description: str
+) -> list[_Number]:
     """The values of a list flag, without repetitions.
 
     Raises:
       ConfigError: one is not what the description says, or there is none.
     """
-    text = flags.FLAGS[name].value
+    text = getattr(flags.FLAGS, name)
     try:
         values = [kind(number) for number in text]
     except ValueError:
@@ -39,7 +43,7 @@ def numbers(name, kind, accepts, description):
     return list(dict.fromkeys(values))
 
 
-def check_estimator(name, num_samples=None):
+def check_estimator(name: str, num_samples: int | None = None) -> None:
     """Raises ConfigError for an unknown estimator, another objective or too few samples."""
     try:
         row, _ = estimators.check(name, num_samples, units=1)
@@ -51,7 +55,7 @@ def check_estimator(name, num_samples=None):
         )
 
 
-def table(traces):
+def table(traces: Mapping[tuple[str, float], dict[str, typing.Any]]) -> str:
     """Rows of traces.csv as text: each estimator's trace at each p0, iteration by iteration."""
     lines = [",".join(("estimator", "p0", "iteration", *_COLUMNS))]
     for (name, p0), trace in traces.items():
@@ -63,13 +67,14 @@ def table(traces):
     return "\n".join(lines) + "\n"
 
 
-def main():
+def main() -> None:
     values = flags.FLAGS
     p0s = numbers("p0", float, lambda p0: 0.0 <= p0 <= 1.0, "numbers from 0 to 1")
     sample_counts = numbers("gradient_samples", int, lambda k: k >= 1, "integers of at least 1")
     for name in ("step_size", "estimator_learning_rate"):
-        if not 0 < values[name].value < math.inf:
-            raise ConfigError(f"--{name} must be a positive number, received {values[name].value}.")
+        if not 0 < getattr(values, name) < math.inf:
+            received = getattr(values, name)
+            raise ConfigError(f"--{name} must be a positive number, received {received}.")
     names = list(dict.fromkeys(estimators.ALIASES.get(n, n) for n in values.estimators))
     if not names:
         raise ConfigError("--estimators must name at least one estimator.")
@@ -80,11 +85,10 @@ def main():
         for num_samples in sample_counts:
             check_estimator(name, num_samples)
     out = pathlib.Path(values.out)
-    run_folder.make_folder(out, "--out")
+    files.make_folder(out, "--out")
 
     cli.load_tensorflow()
-    from arm_tf import figures
-    from arm_tf.toy import univariate
+    from arm_tf.toy import figures, univariate
 
     traces = {}
     print("Probability at the end" + "".join(f"{f'p0 = {p0}':>12}" for p0 in p0s))
@@ -102,7 +106,7 @@ def main():
         for name in shown
         for k in sample_counts
     }
-    run_folder.write_text(out / "traces.csv", table(traces))
+    files.write_text(out / "traces.csv", table(traces))
     settings = ("iterations", "step_size", "estimator_learning_rate", "seed")
     record = {
         **{name: values[name].value for name in settings},
@@ -113,7 +117,7 @@ def main():
             name: {str(p0): traces[name, p0]["final_probability"] for p0 in p0s} for name in names
         },
     }
-    run_folder.write_json(out / "toy.json", record)
+    files.write_json(out / "toy.json", record)
     figures.toy_traces({key: trace for key, trace in traces.items() if key[0] in shown}).savefig(
         out / "traces.png"
     )

@@ -4,6 +4,9 @@ Maximises E[(z - p0)^2], z ~ Bernoulli(sigmoid(phi)), which is p0^2 + (1 - 2 p0)
 nearer p0 to 1/2, the fainter the gradient beside the values of f.
 """
 
+import typing
+from collections.abc import Callable
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -26,7 +29,7 @@ class Ascent:
       estimator: the `arm_tf.expectation.GradientEstimator`, as the last call left it.
     """
 
-    def __init__(self, name, iterations=3000, learning_rate=1e-3):
+    def __init__(self, name: str, iterations: int = 3000, learning_rate: float = 1e-3) -> None:
         self.estimator = GradientEstimator(name, units=1, dtype="float64")
         self._iterations = iterations
         self._learned = self.estimator.trainable_variables
@@ -35,9 +38,9 @@ class Ascent:
         variables = self.estimator.variables + self._optimizer.variables
         self._state = [variable.value for variable in variables]
         self._initial_state = [tf.identity(variable) for variable in self._state]
-        self._climb = tf.function(self._climb, jit_compile=True, autograph=False)
+        self._compiled = tf.function(self._climb, jit_compile=True, autograph=False)
 
-    def __call__(self, p0, step_size=1.0, seed=0):
+    def __call__(self, p0: float, step_size: float = 1.0, seed: int = 0) -> dict[str, typing.Any]:
         """Climbs afresh from phi = 0, phi += step_size * estimate.
 
         Args:
@@ -55,7 +58,7 @@ class Ascent:
             variable.assign(value)
         u = _noise(seed, f"toy {p0}", self._iterations, self.estimator.rows)
         p0_and_step = tf.constant([p0, step_size], tf.float64)
-        logits, estimates = self._climb(*tf.unstack(p0_and_step), u)
+        logits, estimates = self._compiled(*tf.unstack(p0_and_step), u)
         logits = np.append(0.0, logits[:, 0])
         probs = tf.sigmoid(logits).numpy()
         return {
@@ -66,7 +69,9 @@ class Ascent:
             "final_probability": float(probs[-1]),
         }
 
-    def _climb(self, p0, step_size, u):
+    def _climb(
+        self, p0: tf.Tensor, step_size: tf.Tensor, u: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """Logits after each iteration and the estimates that led there, both [iterations, 1]."""
 
         def step(logits_and_grad, u):
@@ -82,13 +87,13 @@ class Ascent:
         return tf.scan(step, u, (zero, zero))
 
 
-def true_gradient(logits, p0):
+def true_gradient(logits: np.ndarray, p0: float) -> np.ndarray:
     """(1 - 2 p0) p (1 - p), p = sigmoid(phi), the gradient of E[(z - p0)^2]; float64 [...]."""
     decay = np.exp(-np.abs(logits))
     return (1.0 - 2.0 * p0) * decay / (1.0 + decay) ** 2
 
 
-def true_path(p0, iterations, step_size=1.0):
+def true_path(p0: float, iterations: int, step_size: float = 1.0) -> np.ndarray:
     """The phi that each iteration of ascent by the true gradient begins with; float64 [N]."""
     logits = np.zeros(iterations)
     for i in range(1, iterations):
@@ -96,7 +101,9 @@ def true_path(p0, iterations, step_size=1.0):
     return logits
 
 
-def estimates_along(name, logits, p0, num_samples, seed=0):
+def estimates_along(
+    name: str, logits: np.ndarray, p0: float, num_samples: int, seed: int = 0
+) -> np.ndarray:
     """One gradient estimate of several samples at each of many logits.
 
     Args:
@@ -116,10 +123,10 @@ def estimates_along(name, logits, p0, num_samples, seed=0):
     return grad_logits[:, 0].numpy()
 
 
-def _objective(p0):
+def _objective(p0: float | tf.Tensor) -> Callable[..., tf.Tensor]:
     return lambda b, sample=None: (b[..., 0] - p0) ** 2
 
 
-def _noise(seed, purpose, iterations, rows):
+def _noise(seed: int, purpose: str, iterations: int, rows: int) -> tf.Tensor:
     u = noise.uniforms(noise.key(seed, purpose), 0, [iterations, rows, 1])
     return tf.cast(u, tf.float64)

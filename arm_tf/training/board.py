@@ -5,12 +5,16 @@ the folder. From all rows TensorBoard finds out by itself which settings differ,
 first; as metrics it offers the scalars in the folder and in those below it, sorted by their tags.
 """
 
+import typing
+
 import tensorflow as tf
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.custom_scalar import summary as custom_scalar
 from tensorboard.plugins.hparams import api as hparams
 from tensorboard.plugins.hparams import api_pb2
 from tensorboard.plugins.hparams.summary import session_end_pb
+
+from arm_tf.training.config import Config
 
 # Settings that are no columns: how a run is measured and executed; what the estimator implies.
 _LEFT_OUT = {"valid_images", "test_images", "eval_every", "eval_samples", "test_samples",
@@ -25,7 +29,7 @@ _FIGURES = {
 }
 
 
-def write_settings(config):
+def write_settings(config: Config) -> None:
     """Writes the settings for the HParams and Text tabs, and the charts of Custom Scalars.
 
     Args:
@@ -43,25 +47,24 @@ def write_settings(config):
     charts = {"gradient norms": "gradient_norm/", "steps a second": "training/steps_per_second"}
     if config.track_variance:
         charts["gradient variances"] = "gradient_variance/"
+    bound = f"bound on −{config.likelihood}"
     categories = [
-        _category(
-            "bounds", {"negative ELBO": "bounds/neg_elbo", "bound on −log p(x)": "bounds/nll"}
-        ),
+        _category("bounds", {"negative ELBO": "bounds/neg_elbo", bound: "bounds/nll"}),
         _category("training", charts),
     ]
     _write(custom_scalar.pb(layout_pb2.Layout(category=categories)))
 
 
-def _category(title, charts):
+def _category(title: str, charts: dict[str, str]) -> layout_pb2.Category:
     """A row of charts: for each title, what the tags of its curves begin with."""
-    charts = [
+    chart = [
         layout_pb2.Chart(title=title, multiline=layout_pb2.MultilineChartContent(tag=[tag]))
         for title, tag in charts.items()
     ]
-    return layout_pb2.Category(title=title, chart=charts)
+    return layout_pb2.Category(title=title, chart=chart)
 
 
-def write_result(result, step):
+def write_result(result: dict[str, typing.Any], step: int) -> None:
     """Writes that the run has succeeded, and its final figures.
 
     Args:
@@ -73,10 +76,10 @@ def write_result(result, step):
     _write(session_end_pb(api_pb2.STATUS_SUCCESS))
 
 
-def write_failure():
+def write_failure() -> None:
     """Writes that the run has failed."""
     _write(session_end_pb(api_pb2.STATUS_FAILURE))
 
 
-def _write(summary):
+def _write(summary: typing.Any) -> None:
     tf.summary.experimental.write_raw_pb(summary.SerializeToString(), step=0)

@@ -1,13 +1,15 @@
-"""Bounds on -log p(x) over a set of images, in pieces of bounded memory."""
+"""Bounds on -log p over a set of images, in pieces of bounded memory."""
 
 import concurrent.futures
 import dataclasses
 import math
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
 
 from arm_tf import noise
+from arm_tf.models.network import BinaryNetwork
 from arm_tf.training import workers
 
 _IMAGES = 250  # in one piece
@@ -19,7 +21,7 @@ class Bounds:
     """Averages over images, in nats.
 
     Attributes:
-      nll: the bound on -log p(x), -log (1/S) sum_s w_s.
+      nll: the bound on -log p, which `Config.likelihood` names, -log (1/S) sum_s w_s.
       nll_stderr: standard error of `nll` over the images.
       neg_elbo: the negative ELBO, -(1/S) sum_s log w_s.
       images: how many there are.
@@ -42,14 +44,21 @@ class Evaluator:
       jit: whether to compile with XLA.
     """
 
-    def __init__(self, model, images, num_samples, key, jit=True):
+    def __init__(
+        self,
+        model: BinaryNetwork,
+        images: np.ndarray,
+        num_samples: int,
+        key: tf.Tensor,
+        jit: bool = True,
+    ) -> None:
         self.model, self.images, self.num_samples, self.key = model, images, num_samples, key
         self.samples = min(num_samples, _SAMPLES)
         self.rows = min(len(images), _IMAGES)
         self.threads = workers.usable_cores()
         self.piece = tf.function(self._piece, jit_compile=jit, autograph=False)
 
-    def _piece(self, x, u, count):
+    def _piece(self, x: tf.Tensor, u: tf.Tensor, count: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """log sum_s w_s and sum_s log w_s over the first `count` samples; float [images] each."""
         x = tf.cast(x, tf.float32)
         log_w = tf.map_fn(  # one sample at a time stays in the processor's cache
@@ -61,7 +70,7 @@ class Evaluator:
         log_sum = tf.reduce_logsumexp(tf.where(used, log_w, -math.inf), axis=0)
         return log_sum, tf.reduce_sum(tf.where(used, log_w, 0.0), axis=0)
 
-    def __call__(self, progress=lambda fraction: None):
+    def __call__(self, progress: Callable[[float], object] = lambda fraction: None) -> Bounds:
         """The bounds at the model's present weights.
 
         Pieces run on all cores at once and are put together in order, so that the result is the

@@ -1,12 +1,19 @@
 """Checkpoints of a run: its latest state, and the weights of its best validation."""
 
 import contextlib
+import pathlib
 import sys
+import typing
 
+import keras
 import tensorflow as tf
 
+from arm_tf.data import Dataset
+from arm_tf.errors import RunError
+from arm_tf.models.network import BinaryNetwork
 from arm_tf.training import steps
-from arm_tf.training.run_folder import RunError
+from arm_tf.training.config import Config
+from arm_tf.training.run_folder import RunFolder
 
 
 class Checkpoints:
@@ -21,7 +28,7 @@ class Checkpoints:
       RunError: the folder cannot be written.
     """
 
-    def __init__(self, folder, state):
+    def __init__(self, folder: RunFolder, state: dict[str, typing.Any]) -> None:
         self._folder = folder
         path = folder.path / "checkpoints"
         with self._writing():
@@ -29,15 +36,15 @@ class Checkpoints:
             weights = tf.train.Checkpoint(weights=state["weights"])
             self._best = _manager(weights, path / "best", keep=1)
 
-    def _writing(self):
+    def _writing(self) -> contextlib.AbstractContextManager[None]:
         return self._folder.writing(tf.errors.OpError)
 
-    def save(self):
+    def save(self) -> None:
         """Writes the state under a new name, so that those before it stay as they are."""
         with self._writing():
             self._latest.save()
 
-    def restore_latest(self):
+    def restore_latest(self) -> None:
         """Restores the newest checkpoint that is not damaged, if there is any checkpoint.
 
         Raises:
@@ -55,12 +62,12 @@ class Checkpoints:
                     ) from None
                 print(f"{error}; going on from the checkpoint before it.", file=sys.stderr)
 
-    def save_best(self, step):
+    def save_best(self, step: int) -> None:
         """Writes the weights as the best so far."""
         with self._writing():
             self._best.save(step)
 
-    def restore_best(self):
+    def restore_best(self) -> None:
         """Restores the weights that were the best.
 
         Raises:
@@ -75,7 +82,7 @@ class Checkpoints:
             ) from None
 
 
-def load_model(path, config, dataset):
+def load_model(path: pathlib.Path, config: Config, dataset: Dataset) -> BinaryNetwork:
     """The model of a run with the weights of its best validation.
 
     Raises:
@@ -91,12 +98,14 @@ def load_model(path, config, dataset):
     return model
 
 
-def tensors(holder):
+def tensors(holder: keras.layers.Layer | keras.optimizers.Optimizer) -> list[tf.Variable]:
     """The TensorFlow variables of a Keras model, layer or optimiser, for checkpoints."""
     return [variable.value for variable in holder.variables]
 
 
-def _manager(checkpoint, folder, keep):
+def _manager(
+    checkpoint: tf.train.Checkpoint, folder: pathlib.Path, keep: int
+) -> tf.train.CheckpointManager:
     """A `tf.train.CheckpointManager` that finds a folder's checkpoints also if their list is bad.
 
     TensorFlow's list of them is what the writing of a checkpoint ends with, so that there are
@@ -121,7 +130,7 @@ def _manager(checkpoint, folder, keep):
     return tf.train.CheckpointManager(checkpoint, str(folder), max_to_keep=keep)
 
 
-def restore(checkpoint, path):
+def restore(checkpoint: tf.train.Checkpoint, path: str) -> None:
     """Restores every variable of a `tf.train.Checkpoint`; TensorFlow compares their checksums.
 
     Raises:

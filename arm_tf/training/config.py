@@ -7,8 +7,10 @@ import math
 import pathlib
 import re
 import typing
+from collections.abc import Mapping, Sequence
 
 from arm_tf import data, estimators
+from arm_tf.errors import ConfigError
 
 _WHERE = {"logdir", "name", "data_dir", "distribute"}  # do not change what is computed
 _FLOAT_LIMIT = 1e30  # float32 must hold the numbers
@@ -18,11 +20,13 @@ _DECODER_SAMPLES = {"elbo": "independent", "multisample": "shared"}  # as is usu
 _EARLIER_WORDS = {"shared": "antithetic"}  # of decoder_samples, which names of runs are made with
 
 
-class ConfigError(ValueError):
-    """A setting that cannot be used; the message is one line: which, what was given, what may."""
-
-
-def _setting(default, help, choices=None, low=None, high=2**31 - 1):
+def _setting(
+    default: typing.Any,
+    help: str,
+    choices: Sequence[str] | None = None,
+    low: float | None = None,
+    high: float = 2**31 - 1,
+) -> typing.Any:
     """A field with its help text, its choices, its least value, and its greatest (integers)."""
     return dataclasses.field(
         default=default, metadata=dict(help=help, choices=choices, low=low, high=high)
@@ -35,7 +39,7 @@ class _Filled:
     `dataclasses.replace` hands it on to the next `Config`, which asks for the same again.
     """
 
-    asked = None
+    asked: typing.Any = None
 
 
 class _FilledInt(_Filled, int):
@@ -46,14 +50,14 @@ class _FilledStr(_Filled, str):
     pass
 
 
-def _filled(value, asked):
+def _filled(value: int | str, asked: typing.Any) -> typing.Any:
     """`value`, an int or str, for a setting of which `asked` was asked for."""
     filled = {int: _FilledInt, str: _FilledStr}[type(value)](value)
     filled.asked = asked
     return filled
 
 
-def _with_options(cls):
+def _with_options(cls: type) -> type:
     """A class of settings with one for each option of an estimator, after `num_samples`."""
     settings = {}
     for name, kind in cls.__annotations__.items():
@@ -71,7 +75,7 @@ def _with_options(cls):
     return cls
 
 
-def paper_batch_size(dataset):
+def paper_batch_size(dataset: str) -> int:
     """Images a step for a data set in the paper's experiments; int."""
     return 25 if dataset in ("omniglot", "omniglot_dynamic") else 50
 
@@ -147,7 +151,7 @@ class Config:
         "Gradient estimator; help lists them with a line each.",
         tuple(sorted(estimators.TABLE)),
     )
-    num_samples: int | None = _setting(
+    num_samples: int = _setting(
         None,
         "Noise samples of the estimator; unset: the estimator's own number.",
         low=1,
@@ -158,7 +162,7 @@ class Config:
         "Estimators whose gradient variance to follow on the way, separated by commas.",
         tuple(sorted(estimators.TABLE)),
     )
-    decoder_samples: str | None = _setting(
+    decoder_samples: str = _setting(
         None,
         "Where the gradient of decoder and prior comes from: one further independent sample (K "
         "for a multi-sample bound), or the samples of the estimator, which saves evaluations; "
@@ -173,7 +177,7 @@ class Config:
         1e-3, "Adam's step size for what the estimator learns.", low=0
     )
     prior_learning_rate: float = _setting(0.01, "Step size of the prior's plain SGD.", low=0)
-    batch_size: int | None = _setting(
+    batch_size: int = _setting(
         None,
         "Images a step; unset: the paper's, 25 for OMNIGLOT and 50 otherwise.",
         low=1,
@@ -208,9 +212,9 @@ class Config:
         ("none", "mirrored", "multi_worker"),
     )
     logdir: str = _setting("runs", "Folder that holds the folders of runs.")
-    name: str | None = _setting(None, "Name of the run's folder; unset: built from the settings.")
+    name: str = _setting(None, "Name of the run's folder; unset: built from the settings.")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = self.asked(field.name)
             if field.name == "decoder_samples" and value in _EARLIER_WORDS.values():
@@ -236,20 +240,20 @@ class Config:
         if self.name in (None, name):
             object.__setattr__(self, "name", _filled(name, None))
 
-    def _fill_in(self, name, value):
+    def _fill_in(self, name: str, value: int | str) -> None:
         object.__setattr__(self, name, _filled(value, getattr(self, name)))
 
-    def asked(self, name):
+    def asked(self, name: str) -> typing.Any:
         """The value of a setting that was asked for, None where it was left unset."""
         value = getattr(self, name)
         return value.asked if isinstance(value, _Filled) else value
 
     @property
-    def objective(self):
+    def objective(self) -> str:
         """What the estimator ascends, "elbo" or "multisample"."""
         return estimators.get(self.estimator).objective
 
-    def _usual(self):
+    def _usual(self) -> dict[str, typing.Any]:
         """What stands for settings that are left unset, but for the name; a dict."""
         return {
             "batch_size": paper_batch_size(self.dataset),
@@ -257,7 +261,7 @@ class Config:
             "decoder_samples": _DECODER_SAMPLES[self.objective],
         }
 
-    def _check_estimator(self, flag, name, num_samples=None):
+    def _check_estimator(self, flag: str, name: str, num_samples: int | None = None) -> None:
         """A ConfigError where the model cannot have the estimator."""
         try:
             row, _ = estimators.check(name, num_samples, self.units)
@@ -269,7 +273,7 @@ class Config:
                 f"received {name!r}."
             )
 
-    def _default_name(self):
+    def _default_name(self) -> str:
         """Names the settings that people vary, and a digest of any others that are not default."""
         named = {"dataset", "model", "network", "layers", "estimator", "seed"}
         model = "" if self.model == "vae" else f"{self.model}-"
@@ -291,23 +295,28 @@ class Config:
             name += f"-{digest[:8]}"
         return name
 
-    def load_data(self):
+    @property
+    def likelihood(self) -> str:
+        """Of what the model has a lower bound; for people."""
+        return {"vae": "log p(x)", "conditional": "log p(x_l|x_u)"}[self.model]
+
+    def load_data(self) -> data.Dataset:
         """The data set, as `arm_tf.data.load` finds it."""
         return data.load(
             self.dataset, self.data_dir, self.valid_images, self.test_images, self.image_shape
         )
 
-    def settings(self):
+    def settings(self) -> dict[str, typing.Any]:
         """The settings that determine what is computed; a dict."""
         return {name: v for name, v in dataclasses.asdict(self).items() if name not in _WHERE}
 
-    def differences(self, other):
+    def differences(self, other: "Config") -> list[str]:
         """Names of the settings in which what two runs compute differs."""
         others = other.settings()
         return [name for name, value in self.settings().items() if value != others[name]]
 
     @classmethod
-    def from_dict(cls, values):
+    def from_dict(cls, values: Mapping[str, typing.Any]) -> "Config":
         """The configuration that `dataclasses.asdict` gave, also after a trip through JSON.
 
         Those of earlier versions hold an "objective", which has to be the estimator's.
@@ -320,7 +329,10 @@ class Config:
         unknown = sorted(set(values) - {field.name for field in dataclasses.fields(cls)})
         if unknown:
             raise ConfigError(f"Unknown settings: {', '.join(unknown)}.")
-        config = cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        given: dict[str, typing.Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
+        }
+        config = cls(**given)
         if objective not in (None, config.objective):
             raise ConfigError(
                 f"--objective={objective} is not that of --estimator={config.estimator}, "
@@ -328,19 +340,19 @@ class Config:
             )
         return config
 
-    def flag_file(self):
+    def flag_file(self) -> str:
         """The configuration as the text of a flag file, one `--name=value` a line."""
         return flag_file(dataclasses.asdict(self))
 
 
-def _without_aliases(value):
+def _without_aliases(value: typing.Any) -> typing.Any:
     """A name, or a tuple of names, of estimators as they are in the table."""
     if isinstance(value, tuple):
         return tuple(map(_without_aliases, value))
     return estimators.ALIASES.get(value, value) if isinstance(value, str) else value
 
 
-def flag_file(settings):
+def flag_file(settings: Mapping[str, typing.Any]) -> str:
     """The text of a flag file for a dict of settings; those that are None are left out."""
     lines = []
     for name, value in settings.items():
@@ -352,7 +364,7 @@ def flag_file(settings):
     return "".join(lines)
 
 
-def _check(field, value):
+def _check(field: dataclasses.Field, value: typing.Any) -> None:
     """Raises ConfigError unless `value` suits the field's type, choices and limits."""
 
     def refuse(expected):
@@ -360,7 +372,7 @@ def _check(field, value):
 
     types = typing.get_args(field.type) or (field.type,)
     choices, low, high = (field.metadata[key] for key in ("choices", "low", "high"))
-    if value is None and type(None) in types:
+    if value is None and field.default is None:
         return
     if tuple in types and choices:
         if not isinstance(value, tuple) or any(name not in choices for name in value):
@@ -389,9 +401,9 @@ def _check(field, value):
         refuse("a folder name of letters, digits and any of _ - + = , . (not first)")
 
 
-def _is_positive(value):
+def _is_positive(value: object) -> bool:
     return type(value) is int and 0 < value < 2**31
 
 
-def _is_number(value, below=math.inf):
+def _is_number(value: typing.Any, below: float = math.inf) -> bool:
     return type(value) in (int, float) and 0 <= value < below

@@ -4,10 +4,12 @@ import numpy as np
 import tensorflow as tf
 
 from arm_tf import noise
-from arm_tf.training.run_folder import RunError
+from arm_tf.data import Dataset
+from arm_tf.errors import RunError
+from arm_tf.training.config import Config
 
 
-def epoch_order(num_images, seed, epoch):
+def epoch_order(num_images: int, seed: int, epoch: int) -> np.ndarray:
     """Order in which an epoch visits the training images; int32 [num_images]."""
     return np.random.default_rng([seed, epoch]).permutation(num_images).astype(np.int32)
 
@@ -28,7 +30,7 @@ class Feed:
       RunError: there are fewer training images than one batch.
     """
 
-    def __init__(self, config, dataset, noise_rows):
+    def __init__(self, config: Config, dataset: Dataset, noise_rows: dict[str, int]) -> None:
         self._config, self._dataset, self._noise_rows = config, dataset, noise_rows
         self.steps_per_epoch = len(dataset.train) // config.batch_size
         if not self.steps_per_epoch:
@@ -36,9 +38,11 @@ class Feed:
                 f"--batch_size={config.batch_size} is more than the "
                 f"{len(dataset.train)} training images."
             )
-        self._epoch, self._order, self.images = None, None, None
+        self._order = np.empty([0, config.batch_size], np.int32)
+        self._epoch: int | None = None
+        self.images: tf.Tensor | None = None
 
-    def __call__(self, step, count):
+    def __call__(self, step: int, count: int) -> tuple[tf.Tensor, ...]:
         """Arguments of `take_steps` for `count` steps from a step, all within one epoch."""
         config = self._config
         epoch, done = divmod(step, self.steps_per_epoch)
@@ -53,7 +57,7 @@ class Feed:
         order[:count] = self._order[done : done + count]
         return self.images, order, *self.noise(step), tf.constant(count)
 
-    def noise(self, step):
+    def noise(self, step: int) -> list[tf.Tensor]:
         """Uniform noise of a loop of steps from a step, an array for each purpose."""
         config = self._config
         shape = [config.steps_per_loop, config.batch_size, config.units]

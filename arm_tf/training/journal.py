@@ -1,13 +1,19 @@
 """What a run writes beside its checkpoints: metrics, events for TensorBoard, pictures, result."""
 
 import contextlib
+import typing
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
 
 from arm_tf import figures, noise
+from arm_tf.data import Dataset
+from arm_tf.errors import RunError
+from arm_tf.models.network import BinaryNetwork
 from arm_tf.training import board, run_folder
-from arm_tf.training.run_folder import RunError
+from arm_tf.training.config import Config
+from arm_tf.training.run_folder import RunFolder
 
 _IMAGES_SHOWN = 64
 _EVALUATIONS_PER_PICTURE = 10
@@ -30,7 +36,13 @@ class Journal:
       RunError: the folder cannot be written, or its metrics cannot be read.
     """
 
-    def __init__(self, folder, config, pictures, last_step):
+    def __init__(
+        self,
+        folder: RunFolder,
+        config: Config,
+        pictures: Callable[[], dict[str, np.ndarray]],
+        last_step: int,
+    ) -> None:
         self._folder, self._config, self._pictures = folder, config, pictures
         with self._writing():
             self._writers = {
@@ -40,10 +52,10 @@ class Journal:
         self.metrics = run_folder.read_metrics(folder.path, last_step)
         self._begin_events()
 
-    def _writing(self):
+    def _writing(self) -> contextlib.AbstractContextManager[None]:
         return self._folder.writing(tf.errors.OpError)
 
-    def _begin_events(self, failed=False):
+    def _begin_events(self, failed: bool = False) -> None:
         """Replaces the events of the run itself; of two statuses TensorBoard takes the first."""
         path = self._folder.path
         with self._writing():
@@ -57,7 +69,7 @@ class Journal:
             for file in old:
                 file.unlink()
 
-    def note_failure(self):
+    def note_failure(self) -> None:
         """Lets TensorBoard show that the run has failed, where the folder can be written.
 
         It is taken back when the run goes on; a TensorBoard open all the while keeps it.
@@ -65,7 +77,14 @@ class Journal:
         with contextlib.suppress(RunError):
             self._begin_events(failed=True)
 
-    def write_loop(self, step, loss, norms, variances, steps_per_second):
+    def write_loop(
+        self,
+        step: int,
+        loss: float,
+        norms: dict[str, float],
+        variances: dict[str, float],
+        steps_per_second: float,
+    ) -> None:
         """Writes the events of a loop of steps.
 
         Args:
@@ -84,7 +103,7 @@ class Journal:
             for name, variance in variances.items():
                 tf.summary.scalar(f"gradient_variance/{name}", variance)
 
-    def write_evaluation(self, row):
+    def write_evaluation(self, row: dict[str, float]) -> None:
         """Adds a row to the metrics, its events, and now and then pictures."""
         self.metrics.append(row)
         has_pictures = len(self.metrics) % _EVALUATIONS_PER_PICTURE == 1
@@ -99,13 +118,13 @@ class Journal:
                 for name, page in pages.items():
                     tf.summary.image(f"images/{name}", page[np.newaxis, :, :, np.newaxis])
 
-    def flush(self):
+    def flush(self) -> None:
         """Brings all events to the disk."""
         with self._writing():
             for writer in self._writers.values():
                 writer.flush()
 
-    def save_pictures(self):
+    def save_pictures(self) -> None:
         """Writes the model's pictures and curves.png for the present weights."""
         pages = self._pictures()
         path = self._folder.path
@@ -113,10 +132,12 @@ class Journal:
             for name, page in pages.items():
                 figures.save_grid(path / f"{name}.png", page)
             if self.metrics:
-                figure = figures.run_curves(self.metrics, self._config.name)
+                figure = figures.run_curves(
+                    self.metrics, self._config.name, self._config.likelihood
+                )
                 figure.savefig(path / "curves.png")
 
-    def write_result(self, result):
+    def write_result(self, result: dict[str, typing.Any]) -> None:
         """Writes the final figures, and with them that the run is finished."""
         with self._writing():
             with self._writers["test"].as_default(result["best_step"]):
@@ -128,7 +149,7 @@ class Journal:
             self._folder.write_result(result)
 
 
-def pages(model, dataset, seed):
+def pages(model: BinaryNetwork, dataset: Dataset, seed: int) -> dict[str, np.ndarray]:
     """The model's pictures as pages; of test images, rows above what belongs to them.
 
     Args:

@@ -1,6 +1,14 @@
 """The model of a configuration with all that trains it."""
 
-from arm_tf.training import checkpoints, moments, steps
+import typing
+
+import keras
+import tensorflow as tf
+
+from arm_tf.data import Dataset
+from arm_tf.training import checkpoints, steps
+from arm_tf.training.config import Config
+from arm_tf.training.tracker import VarianceTracker
 
 
 class Learner:
@@ -14,24 +22,24 @@ class Learner:
     Attributes:
       model: `arm_tf.models.BinaryVAE` or `ConditionalNetwork`.
       estimators: a `GradientEstimator` for each stochastic layer.
-      tracker: `arm_tf.training.moments.VarianceTracker`.
+      tracker: `arm_tf.training.tracker.VarianceTracker`.
       groups: variables by the part of the model that they belong to.
       optimizers: Keras optimisers of those parts that have variables.
       take_steps: as of `arm_tf.training.steps.make_steps`.
       noise_rows: rows of noise for each image, by purpose.
     """
 
-    def __init__(self, config, dataset, strategy):
+    def __init__(self, config: Config, dataset: Dataset, strategy: tf.distribute.Strategy) -> None:
         self.model = steps.build_model(config, dataset)
         self.estimators = steps.build_gradient_estimators(config, self.model)
-        self.tracker = moments.VarianceTracker(
+        self.tracker = VarianceTracker(
             {
                 name: steps.build_gradient_estimators(config, self.model, name)
                 for name in config.track_variance
             },
             self.model.variable_groups["encoder"],
         )
-        self._learned = [self.tracker, *self.estimators]
+        self._learned: list[keras.layers.Layer] = [self.tracker, *self.estimators]
         self.groups = {
             **self.model.variable_groups,
             "estimator": [v for layer in self._learned for v in layer.trainable_variables],
@@ -52,7 +60,7 @@ class Learner:
         }
 
     @property
-    def state(self):
+    def state(self) -> dict[str, typing.Any]:
         """Variables for checkpoints, in nested lists and dicts."""
         return {
             "weights": checkpoints.tensors(self.model),

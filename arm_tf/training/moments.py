@@ -1,92 +1,20 @@
-"""Mean and variance of gradient estimates, along a training run and at a frozen model."""
+"""Mean and variance of gradient estimates at a frozen model."""
 
 import dataclasses
+import typing
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from arm_tf import estimators, noise
-from arm_tf.training import replicas, steps
+from arm_tf.expectation import GradientEstimator
+from arm_tf.models.network import BinaryNetwork
+from arm_tf.training import steps
+from arm_tf.training.config import Config
 
 _GROUPS = 10  # of draws, whose scatter gives the standard error of a variance
-_DECAY = 0.999
-
-
-class VarianceTracker(keras.layers.Layer):
-    """Running variance of several estimators' gradients in the encoder, on one trajectory.
-
-    For each estimator, exponential averages (decay 0.999) of the batch gradient g of the encoder's
-    weights and of g^2; the variance is the mean over weights of E[g^2] - E[g]^2. As in the
-    literature's figures, it holds the drift of the weights and the change of batch too.
-
-    Args:
-      gradient_estimators: by name, T instances of `arm_tf.expectation.GradientEstimator`.
-      encoder_variables: Keras variables.
-    """
-
-    def __init__(self, gradient_estimators, encoder_variables):
-        super().__init__()
-        self.gradient_estimators = gradient_estimators
-        zeros = lambda shape, name: self.add_weight(
-            shape=shape, initializer="zeros", trainable=False, aggregation="mean", name=name
-        )
-        self.steps = zeros((), "steps") if gradient_estimators else None
-        self.averages = {
-            name: [
-                (zeros(v.shape, f"{name}_mean_{i}"), zeros(v.shape, f"{name}_square_{i}"))
-                for i, v in enumerate(encoder_variables)
-            ]
-            for name in gradient_estimators
-        }
-        self.built = True
-
-    def noise_rows(self, model):
-        """Rows of uniform noise that `update` needs for one datum; int."""
-        groups = self.gradient_estimators.values()
-        return sum(model.noise_rows(group, "shared") for group in groups)
-
-    def update(self, model, x, u):
-        """Takes one gradient of each estimator into the averages.
-
-        Args:
-          model: `arm_tf.models.BinaryVAE`.
-          x: float [batch, pixels].
-          u: float [noise_rows(model), batch, units].
-
-        Returns:
-          Zero, whose gradient is that of the estimators' learned parameters.
-        """
-        learning, used = tf.zeros([]), 0
-        variables = [variable.value for variable in model.variable_groups["encoder"]]
-        for name, group in self.gradient_estimators.items():
-            rows = model.noise_rows(group, "shared")
-            with tf.GradientTape() as tape:
-                loss, _, estimator_loss = model.losses(x, u[used : used + rows], group, "shared")
-                loss = tf.reduce_mean(loss)
-            used += rows
-            learning += estimator_loss
-            grads = replicas.mean(tape.gradient(loss, variables))
-            for grad, (mean, square) in zip(grads, self.averages[name], strict=True):
-                mean.assign_add((1.0 - _DECAY) * (grad - mean))
-                square.assign_add((1.0 - _DECAY) * (grad**2 - square))
-        if self.gradient_estimators:
-            self.steps.assign_add(1.0)
-        return learning
-
-    def variances(self):
-        """The running variance by estimator's name, averaged over weights; dict of floats."""
-        if not self.gradient_estimators:
-            return {}
-        weight = 1.0 - _DECAY ** float(self.steps.numpy())  # of the past that the averages hold
-        result = {}
-        for name, averages in self.averages.items():
-            terms = [
-                np.ravel(square.numpy() / weight - (mean.numpy() / weight) ** 2)
-                for mean, square in averages
-            ]
-            result[name] = float(np.concatenate(terms).mean())
-        return result
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +35,7 @@ class Moments:
     mean_variance_stderr: float
     draws: int
 
-    def bias(self, reference):
+    def bias(self, reference: "Moments") -> tuple[float, float]:
         """Root mean square over coordinates of the bias, and the size below which it is noise.
 
         Args:
@@ -122,7 +50,15 @@ class Moments:
         return float(np.sqrt(max(0.0, square - noise))), float(np.sqrt(noise))
 
 
-def gradient_moments(model, x, gradient_estimators, draws, key, adapt_steps=0, learning_rate=0.01):
+def gradient_moments(
+    model: BinaryNetwork,
+    x: np.ndarray,
+    gradient_estimators: Sequence[GradientEstimator],
+    draws: int,
+    key: tf.Tensor,
+    adapt_steps: int = 0,
+    learning_rate: float = 0.01,
+) -> list[Moments]:
     """Moments of an estimator's gradients for a frozen model and batch, over the noise alone.
 
     Args:
@@ -211,7 +147,15 @@ def gradient_moments(model, x, gradient_estimators, draws, key, adapt_steps=0, l
     return results
 
 
-def compare(config, model, x, num_samples, draws, adapt_steps=0, report=lambda row: None):
+def compare(
+    config: Config,
+    model: BinaryNetwork,
+    x: np.ndarray,
+    num_samples: dict[str, int],
+    draws: int,
+    adapt_steps: int = 0,
+    report: Callable[[dict[str, typing.Any]], object] = lambda row: None,
+) -> list[dict[str, typing.Any]]:
     """Bias and variance of several estimators' gradients for a frozen model and batch.
 
     The bias is against "exact" for one layer of few enough units, else against a long average of
@@ -228,7 +172,8 @@ def compare(config, model, x, num_samples, draws, adapt_steps=0, report=lambda r
       "logits" and "weights", "variance_…", "variance_stderr_…", "bias_…" and "bias_noise_…".
     """
     key = noise.key(config.seed, "variance")
-    feasible = model.num_layers == 1 and model.units <= estimators.get("exact").max_units
+    most = estimators.get("exact").max_units
+    feasible = model.num_layers == 1 and (most is None or model.units <= most)
     group = steps.build_gradient_estimators(config, model, "exact" if feasible else "disarm")
     reference = gradient_moments(model, x, group, 2 if feasible else 10 * draws, key)
     key = noise.key(config.seed, "variance of each")

@@ -7,10 +7,12 @@ replicas computes the same gradient up to rounding.
 
 import contextlib
 import functools
+from collections.abc import Iterator, Sequence
 
 import tensorflow as tf
 
-from arm_tf.training.run_folder import RunError
+from arm_tf.errors import RunError
+from arm_tf.training.workers import Cluster
 
 _OF_OTHERS = (  # errors that TensorFlow has for what happens to other workers
     tf.errors.AbortedError,
@@ -24,7 +26,7 @@ _SUM, _MEAN = tf.distribute.ReduceOp.SUM, tf.distribute.ReduceOp.MEAN
 
 
 @functools.cache
-def strategy(name):
+def strategy(name: str) -> tf.distribute.Strategy:
     """The process's `tf.distribute.Strategy` for a choice of `Config.distribute`.
 
     "multi_worker" has to come before any other use of TensorFlow, and waits for all workers.
@@ -37,7 +39,7 @@ def strategy(name):
     return tf.distribute.get_strategy()
 
 
-def share(array, axis):
+def share(array: tf.Tensor, axis: int) -> tf.Tensor:
     """A replica's part of an array of the whole batch, equal parts along an axis."""
     context = tf.distribute.get_replica_context()
     replicas = context.num_replicas_in_sync
@@ -47,32 +49,34 @@ def share(array, axis):
     return tf.gather(array, context.replica_id_in_sync_group * size + tf.range(size), axis=axis)
 
 
-def mean(tensors):
+def mean(tensors: tf.Tensor | list[tf.Tensor]) -> tf.Tensor | list[tf.Tensor]:
     """The mean over replicas of tensors that each of them has."""
     context = tf.distribute.get_replica_context()
     return tensors if context.num_replicas_in_sync == 1 else context.all_reduce(_MEAN, tensors)
 
 
-def addends(tensors):
+def addends(tensors: list[tf.Tensor]) -> list[tf.Tensor]:
     """Tensors that add up over the replicas, as Keras optimisers do it, to those that all have."""
     replicas = tf.distribute.get_replica_context().num_replicas_in_sync
     return tensors if replicas == 1 else [tensor / replicas for tensor in tensors]
 
 
-def from_chief(strategy, values):
+def from_chief(
+    strategy: tf.distribute.Strategy, values: Sequence[tf.Tensor | tf.Variable]
+) -> list[tf.Tensor]:
     """The values that tensors or variables have on the first worker; a list."""
 
     def broadcast(*values):
         context = tf.distribute.get_replica_context()
         is_first = tf.equal(context.replica_id_in_sync_group, 0)
-        values = [tf.where(is_first, value, tf.zeros_like(value)) for value in values]
-        return [context.all_reduce(_SUM, value) for value in values]
+        kept = [tf.where(is_first, value, tf.zeros_like(value)) for value in values]
+        return [context.all_reduce(_SUM, value) for value in kept]
 
     everywhere = tf.function(strategy.run)(broadcast, [tf.convert_to_tensor(v) for v in values])
     return [strategy.experimental_local_results(value)[0] for value in everywhere]
 
 
-def any_worker(strategy, flag):
+def any_worker(strategy: tf.distribute.Strategy, flag: bool) -> bool:
     """Whether a Python bool is true on any of the workers."""
     flags = strategy.run(
         lambda: tf.distribute.get_replica_context().all_reduce(_SUM, tf.constant(float(flag)))
@@ -81,7 +85,7 @@ def any_worker(strategy, flag):
 
 
 @contextlib.contextmanager
-def working_together(cluster):
+def working_together(cluster: Cluster) -> Iterator[None]:
     """A context in which it is a `RunError` if another worker of the cluster is lost."""
     try:
         yield

@@ -5,18 +5,23 @@ import hashlib
 import json
 import math
 import time
+import typing
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
 
 from arm_tf import noise
+from arm_tf.data import Dataset
+from arm_tf.errors import RunError
 from arm_tf.training import bounds, replicas, run_folder
 from arm_tf.training.checkpoints import Checkpoints
+from arm_tf.training.config import Config
 from arm_tf.training.feed import Feed
 from arm_tf.training.journal import Journal, pages
 from arm_tf.training.learner import Learner
-from arm_tf.training.run_folder import RunError
-from arm_tf.training.workers import ALONE
+from arm_tf.training.run_folder import RunFolder
+from arm_tf.training.workers import ALONE, Cluster, Stop
 
 
 class Run:
@@ -34,7 +39,9 @@ class Run:
         among the replicas, or no checkpoint can be restored.
     """
 
-    def __init__(self, config, dataset, folder, cluster=ALONE):
+    def __init__(
+        self, config: Config, dataset: Dataset, folder: RunFolder | None, cluster: Cluster = ALONE
+    ) -> None:
         self.config, self.dataset, self.folder = config, dataset, folder
         self.cluster = cluster
         self.loss_name = {"elbo": "neg_elbo", "multisample": "neg_bound"}[config.objective]
@@ -84,7 +91,7 @@ class Run:
                 variable.assign(value)
         self.begun = time.monotonic() - float(self.position["seconds"])
 
-    def _compare_with_chief(self):
+    def _compare_with_chief(self) -> None:
         """Raises RunError unless the chief has the same settings and data."""
         own = json.dumps([self.config.settings(), self.dataset.checksum])
         own = tf.constant(int(hashlib.sha256(own.encode()).hexdigest()[:15], 16), tf.int64)
@@ -95,21 +102,21 @@ class Run:
             )
 
     @property
-    def step(self):
+    def step(self) -> int:
         """Steps done."""
         return int(self.position["step"])
 
     @property
-    def is_evaluated(self):
+    def is_evaluated(self) -> bool:
         """Whether the present step has been evaluated."""
         return not int(self.position["steps_summed"])
 
-    def evaluator(self, images, num_samples, purpose):
+    def evaluator(self, images: np.ndarray, num_samples: int, purpose: str) -> bounds.Evaluator:
         """Bounds over `images` with noise of their own, as `arm_tf.training.bounds.Evaluator`."""
         key = noise.key(self.config.seed, purpose)
         return bounds.Evaluator(self.learner.model, images, num_samples, key, self.config.jit)
 
-    def run_steps(self):
+    def run_steps(self) -> tuple[float, float]:
         """Takes steps up to the end of a loop, of the epoch or of the run, and logs them.
 
         Returns:
@@ -149,13 +156,14 @@ class Run:
             )
         return losses.mean(), count / seconds
 
-    def not_finite(self, what, step):
+    def not_finite(self, what: str, step: int) -> RunError:
+        """The `RunError` of a run that has become infinite or not a number."""
         return RunError(
             f"{what} is not finite at step {step}; the last good checkpoint in "
             f"{run_folder.run_path(self.config)} is kept. A smaller --learning_rate may help."
         )
 
-    def evaluation_is_due(self):
+    def evaluation_is_due(self) -> bool:
         """Whether the present step ends an interval between evaluations and was not evaluated.
 
         Never on workers other than the chief.
@@ -165,7 +173,7 @@ class Run:
         ends_interval = step == self.total_steps or (step > 0 and step % interval == 0)
         return self.cluster.is_chief and ends_interval and not self.is_evaluated
 
-    def agrees(self, stop):
+    def agrees(self, stop: Stop) -> bool:
         """Whether to stop before the next step: all workers do where one of them was asked to.
 
         A request that comes meanwhile waits for the next time, when the others learn of it.
@@ -175,7 +183,7 @@ class Run:
         with replicas.working_together(self.cluster):
             return replicas.any_worker(self.strategy, stop.requested)
 
-    def evaluate(self, stop):
+    def evaluate(self, stop: Stop) -> dict[str, float]:
         """Validates, keeps the weights if they are the best so far, writes metrics and events.
 
         Args:
@@ -213,7 +221,7 @@ class Run:
         self.journal.write_evaluation(row)
         return row
 
-    def save(self):
+    def save(self) -> None:
         """Writes a checkpoint from which the run goes on as if it had never stopped."""
         if not self.folder:
             return
@@ -221,7 +229,7 @@ class Run:
         self.checkpoints.save()
         self.journal.flush()
 
-    def finish(self, progress):
+    def finish(self, progress: Callable[[float], object]) -> dict[str, typing.Any]:
         """Measures the weights of the best validation on the test set and writes result.json.
 
         Args:

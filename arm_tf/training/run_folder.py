@@ -4,24 +4,22 @@ import contextlib
 import csv
 import dataclasses
 import importlib.metadata
-import json
 import math
 import os
 import pathlib
 import platform
 import re
-import time
+import typing
+from collections.abc import Iterator, Sequence
 
 import filelock
 
-from arm_tf.training import config as config_lib
+from arm_tf import files
+from arm_tf.data import Dataset
+from arm_tf.errors import RunError
+from arm_tf.training.config import Config
 
-_TRIES, _SECONDS_BETWEEN_TRIES = 10, 0.1  # to replace a file
 _LIBRARIES = ("tensorflow", "keras", "tensorflow-probability", "numpy")
-
-
-class RunError(RuntimeError):
-    """A run that cannot start or go on; the message is one line: what is wrong, what to do."""
 
 
 class RunFolder:
@@ -35,22 +33,23 @@ class RunFolder:
         settings, or holds a run with other settings.
     """
 
-    def __init__(self, config):
+    def __init__(self, config: Config) -> None:
         self.path = run_path(config)
         self._is_new = not os.path.exists(self.path)  # also where the name is too long for a path
-        make_folder(self.path)
-        # The system's own kind of lock, which ends with the process.
+        files.make_folder(self.path)
+        # The system's own kind of lock, which ends with the process. Its file stays: another might
+        # have opened it already, and would lock what nobody else finds any more.
         self._lock = filelock.FileLock(self.path / ".lock", timeout=0, thread_local=False)
         try:
             self._lock.acquire()
         except filelock.Timeout:
             raise RunError(f"Another process is training the run in {self.path}.") from None
         except OSError as error:
-            raise _cannot_write(self.path, error) from None
+            raise files.cannot_write(self.path, error) from None
         if (self.path / "config.json").exists():
             self._compare(config)
 
-    def _compare(self, config):
+    def _compare(self, config: Config) -> None:
         differing = config.differences(read_config(self.path))
         if differing:
             raise RunError(
@@ -59,18 +58,21 @@ class RunFolder:
                 "repeat those, or choose another --name."
             )
 
-    def close(self):
+    def close(self) -> None:
         """Lets other processes use the folder."""
         self._lock.release()
 
-    def discard_if_new(self):
+    def discard_if_new(self) -> None:
         """Removes the folder again if this process made it and left nothing in it."""
-        self.close()
+        if os.name == "nt":  # which does not remove an open file
+            self.close()
         if self._is_new:
-            (self.path / ".lock").unlink(missing_ok=True)
-            self.path.rmdir()
+            with contextlib.suppress(OSError):  # another process has come to the folder
+                (self.path / ".lock").unlink(missing_ok=True)
+                self.path.rmdir()
+        self.close()
 
-    def start(self, config, dataset):
+    def start(self, config: Config, dataset: Dataset) -> None:
         """Writes flags.txt and config.json, or checks that the run goes on with the same data.
 
         Raises:
@@ -89,20 +91,21 @@ class RunFolder:
             check_data(self.path, dataset)
             return
         with self.writing():
-            write_text(self.path / "flags.txt", config.flag_file())
-            write_json(self.path / "config.json", record)
+            files.write_text(self.path / "flags.txt", config.flag_file())
+            files.write_json(self.path / "config.json", record)
 
     @contextlib.contextmanager
-    def writing(self, *errors):
+    def writing(self, *errors: type[Exception]) -> Iterator[None]:
         """A context in which a failure to write the folder is a `RunError`.
 
         Args:
           errors: exceptions other than OSError that a library raises then.
         """
+        caught: tuple[type[Exception], ...] = (OSError, *errors)
         try:
             (self.path / ".lock").stat()  # TensorFlow would make a folder that is gone anew
             yield
-        except (OSError, *errors) as error:
+        except caught as error:
             reason = " ".join(str(getattr(error, "strerror", error)).split())
             reason = re.sub(r"{{.*?}} ?| \[Op:\w+\]", "", reason)
             raise RunError(
@@ -111,59 +114,33 @@ class RunFolder:
             ) from error
 
     @property
-    def result(self):
+    def result(self) -> dict[str, typing.Any] | None:
         """The result of a finished run, None before that."""
         return read_result(self.path)
 
-    def write_result(self, result):
+    def write_result(self, result: dict[str, typing.Any]) -> None:
         """Writes result.json, which marks the run as finished."""
-        write_json(self.path / "result.json", result)
+        files.write_json(self.path / "result.json", result)
 
-    def write_metrics(self, rows):
+    def write_metrics(self, rows: Sequence[dict[str, float]]) -> None:
         """Replaces metrics.csv by `rows`, dicts with the same keys."""
         lines = [",".join(rows[0])] if rows else []
         lines += [",".join(f"{value:.10g}" for value in row.values()) for row in rows]
-        write_text(self.path / "metrics.csv", "\n".join(lines) + "\n")
+        files.write_text(self.path / "metrics.csv", "\n".join(lines) + "\n")
 
 
-def versions():
+def versions() -> dict[str, str]:
     """Versions of Python and of the libraries that a result depends on; a dict."""
     libraries = {name: importlib.metadata.version(name) for name in _LIBRARIES}
     return {"python": platform.python_version(), **libraries}
 
 
-def run_path(config):
+def run_path(config: Config) -> pathlib.Path:
     """Where the folder of a configuration's run is."""
     return pathlib.Path(config.logdir) / config.name
 
 
-def make_folder(path, flag="--logdir"):
-    """Makes a folder that can be written, its parents too, where there is none yet; its path.
-
-    Args:
-      path: of the folder.
-      flag: by which a user can choose another.
-
-    Raises:
-      RunError: that is not possible.
-    """
-    path = pathlib.Path(path)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        probe = path / f".{os.getpid()}.tmp"
-        probe.touch()
-        probe.unlink(missing_ok=True)
-    except (OSError, UnicodeEncodeError) as error:  # the second in a locale without its letters
-        raise _cannot_write(path, error, flag) from None
-    return path
-
-
-def _cannot_write(path, error, flag="--logdir"):
-    reason = getattr(error, "strerror", error)
-    return RunError(f"Cannot write the folder {path}: {reason}; choose another with {flag}.")
-
-
-def read_config(path):
+def read_config(path: str | os.PathLike[str]) -> Config:
     """The configuration that a run's folder was started with.
 
     Raises:
@@ -173,19 +150,21 @@ def read_config(path):
     if not file.exists():
         raise RunError(f"{path} is not the folder of a run: it has no config.json.")
     with _reading(file):
-        return config_lib.Config.from_dict(read_json(file)["config"])
+        return Config.from_dict(files.read_json(file)["config"])
 
 
-def read_result(path):
+def read_result(path: str | os.PathLike[str]) -> dict[str, typing.Any] | None:
     """The result of the finished run in a folder, a dict; None before that."""
     file = pathlib.Path(path) / "result.json"
     if not file.exists():
         return None
     with _reading(file):
-        return read_json(file)
+        return files.read_json(file)
 
 
-def read_metrics(path, last_step=math.inf):
+def read_metrics(
+    path: str | os.PathLike[str], last_step: float = math.inf
+) -> list[dict[str, float]]:
     """Rows of a run's metrics.csv up to a step as dicts of floats, [] where there is none yet.
 
     Raises:
@@ -199,11 +178,11 @@ def read_metrics(path, last_step=math.inf):
         return [row for row in rows if row["step"] <= last_step]
 
 
-def check_data(path, dataset):
+def check_data(path: str | os.PathLike[str], dataset: Dataset) -> None:
     """Raises RunError unless the run in folder `path` was started with these data."""
     file = pathlib.Path(path) / "config.json"
     with _reading(file):
-        begun_with = read_json(file)["data"]["checksum"]
+        begun_with = files.read_json(file)["data"]["checksum"]
     if begun_with != dataset.checksum:
         raise RunError(
             f"The run in {path} was started with other data (checksum {begun_with[:12]}…, "
@@ -212,36 +191,9 @@ def check_data(path, dataset):
 
 
 @contextlib.contextmanager
-def _reading(file):
+def _reading(file: pathlib.Path) -> Iterator[None]:
     """A context in which whatever is wrong with a file's contents is a `RunError`."""
     try:
         yield
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise RunError(f"Cannot read {file}: {type(error).__name__}: {error}") from None
-
-
-def read_json(path):
-    """The contents of a JSON file."""
-    return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-
-
-def write_json(path, value):
-    """Writes `value` as JSON, replacing the file in one move."""
-    write_text(path, json.dumps(value, indent=2) + "\n")
-
-
-def write_text(path, text):
-    """Writes a text file, replacing the old one in one move once the new one is on disk."""
-    path = pathlib.Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    for tries_left in reversed(range(_TRIES)):
-        try:
-            return os.replace(temporary, path)
-        except PermissionError:  # on Windows, while somebody reads the old one
-            if not tries_left:
-                raise
-            time.sleep(_SECONDS_BETWEEN_TRIES)

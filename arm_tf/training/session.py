@@ -1,50 +1,27 @@
 """Training: a run from start or checkpoint to result, with a progress bar, and its stops."""
 
 import contextlib
-import signal
+import pathlib
 import sys
-import threading
+from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
 import tqdm
 
 from arm_tf import noise
+from arm_tf.data import Dataset
+from arm_tf.errors import RunError
 from arm_tf.training import bounds, checkpoints, run_folder, steps
+from arm_tf.training.config import Config
 from arm_tf.training.run import Run
-from arm_tf.training.run_folder import RunError
-from arm_tf.training.workers import ALONE, STOP_SIGNALS
+from arm_tf.training.run_folder import RunFolder
+from arm_tf.training.workers import ALONE, Cluster, Stop, Stopped
 
 
-class Stopped(Exception):
-    """The user or the system asked the run to stop."""
-
-
-class Stop:
-    """Notes SIGINT and SIGTERM while it is entered, for the run to stop where it is safe to."""
-
-    def __enter__(self):
-        self.requested = False
-        self._handlers = {}
-        if threading.current_thread() is threading.main_thread():
-            for number in STOP_SIGNALS:
-                self._handlers[number] = signal.signal(number, self._request)
-        return self
-
-    def __exit__(self, *_):
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-
-    def _request(self, number, frame):
-        self.requested = True
-
-    def check(self, *_):
-        """Raises Stopped once a stop was requested."""
-        if self.requested:
-            raise Stopped
-
-
-def train(config, dataset, folder, cluster=ALONE):
+def train(
+    config: Config, dataset: Dataset, folder: RunFolder | None, cluster: Cluster = ALONE
+) -> None:
     """Trains, or goes on training, until the run is finished or asked to stop.
 
     Args:
@@ -93,16 +70,16 @@ def train(config, dataset, folder, cluster=ALONE):
             raise
     note = "" if dataset.published is not False else " These are not the published data."
     print(
-        f"Test bound on -log p(x): {result['test_nll']:.2f} ± {result['test_nll_stderr']:.2f} nats "
-        f"({result['test_samples']:,} samples, {result['test_images']:,} images), with the weights "
-        f"of epoch {result['best_epoch']:g}, where validation was best "
-        f"({result['valid_nll']:.2f}).{note}\n"
+        f"Test bound on -{config.likelihood}: {result['test_nll']:.2f} ± "
+        f"{result['test_nll_stderr']:.2f} nats ({result['test_samples']:,} samples, "
+        f"{result['test_images']:,} images), with the weights of epoch {result['best_epoch']:g}, "
+        f"where validation was best ({result['valid_nll']:.2f}).{note}\n"
         f"Results, pictures and events are in {folder.path}."
     )
 
 
 @contextlib.contextmanager
-def _in_memory():
+def _in_memory() -> Iterator[None]:
     """A context in which too little memory is a `RunError`."""
     try:
         yield
@@ -113,7 +90,9 @@ def _in_memory():
         ) from error
 
 
-def evaluate_run(path, config, dataset, split, num_samples):
+def evaluate_run(
+    path: pathlib.Path, config: Config, dataset: Dataset, split: str, num_samples: int
+) -> bounds.Bounds:
     """Bounds of a run's best weights over one split of its data.
 
     Args:
@@ -138,7 +117,7 @@ def evaluate_run(path, config, dataset, split, num_samples):
         )
 
 
-def _train_to_end(run, stop):
+def _train_to_end(run: Run, stop: Stop) -> None:
     """Steps, evaluations and checkpoints up to the run's last step.
 
     Raises:
@@ -146,21 +125,21 @@ def _train_to_end(run, stop):
     """
     with _bar(run.total_steps, run.step, None) as bar:
         figures = {}
-        rates = []
+        rates: list[float] = []
         while True:
             try:
                 if run.evaluation_is_due():
                     row = run.evaluate(stop)
                     run.save()
                     figures["valid bound"] = f"{row['valid_nll']:.2f}"
-                    rate = f"{np.mean(rates):.0f} steps/s" if rates else ""
+                    speed = f"{np.mean(rates):.0f} steps/s" if rates else ""
                     rates = []
                     _say(
                         bar,
                         f"epoch {row['epoch']:g}  step {row['step']:,}  train loss "
                         f"{row[f'train_{run.loss_name}']:.2f}  -ELBO: valid "
                         f"{row['valid_neg_elbo']:.2f}, test {row['test_neg_elbo']:.2f}  "
-                        f"bound on -log p: valid {row['valid_nll']:.2f}  {rate}",
+                        f"bound on -{run.config.likelihood}: valid {row['valid_nll']:.2f}  {speed}",
                     )
                 if run.agrees(stop):
                     raise Stopped
@@ -176,7 +155,7 @@ def _train_to_end(run, stop):
             bar.update(run.step - bar.n)
 
 
-def _bar(total, initial, bar_format):
+def _bar(total: float, initial: float, bar_format: str | None) -> tqdm.tqdm:
     """A progress bar where a person is watching, else one that shows nothing."""
     return tqdm.tqdm(
         total=total,
@@ -188,7 +167,7 @@ def _bar(total, initial, bar_format):
     )
 
 
-def _say(bar, line):
+def _say(bar: tqdm.tqdm, line: str) -> None:
     """Prints a line, above the bar where there is one."""
     if bar.disable:
         print(line, flush=True)

@@ -1,19 +1,29 @@
 """The training step: model, estimators and optimisers of a configuration, and the compiled loop."""
 
+from __future__ import annotations
+
 import contextlib
+from collections.abc import Iterator, Sequence
 
 import keras
 import tensorflow as tf
 
 from arm_tf import estimators, models
+from arm_tf.data import Dataset
+from arm_tf.expectation import GradientEstimator
+from arm_tf.models.network import BinaryNetwork
 from arm_tf.training import replicas
+from arm_tf.training.config import Config
+from arm_tf.training.tracker import VarianceTracker
 
 _MODELS = {"vae": models.BinaryVAE, "conditional": models.ConditionalNetwork}
+_MODEL_SETTINGS = ("network", "units", "leaky_slope", "input_scaling", "code_scaling",
+                   "output_bias", "seed")  # fmt: skip
 _ADAM_EPSILON = 1e-8  # that of TensorFlow 1, which the paper's experiments used
 
 
 @contextlib.contextmanager
-def precision(config):
+def precision(config: Config) -> Iterator[None]:
     """A context in which TensorFlow multiplies as precisely as a configuration asks it to."""
     before = tf.config.experimental.tensor_float_32_execution_enabled()
     tf.config.experimental.enable_tensor_float_32_execution(config.tf32)
@@ -23,26 +33,22 @@ def precision(config):
         tf.config.experimental.enable_tensor_float_32_execution(before)
 
 
-def build_model(config, dataset):
+def build_model(config: Config, dataset: Dataset) -> BinaryNetwork:
     """The model that a configuration describes, freshly initialised."""
     height, width = dataset.image_shape
     options = {"prior": config.prior} if config.model == "vae" else {"upper": height // 2 * width}
     return _MODELS[config.model](
-        pixels=dataset.train.shape[1],
-        num_layers=config.layers,
-        network=config.network,
-        units=config.units,
-        leaky_slope=config.leaky_slope,
-        input_scaling=config.input_scaling,
-        code_scaling=config.code_scaling,
-        output_bias=config.output_bias,
+        dataset.train.shape[1],
+        config.layers,
         pixel_mean=dataset.train_mean,
-        seed=config.seed,
+        **{name: getattr(config, name) for name in _MODEL_SETTINGS},
         **options,
     )
 
 
-def build_gradient_estimators(config, model, name=None, num_samples=None):
+def build_gradient_estimators(
+    config: Config, model: BinaryNetwork, name: str | None = None, num_samples: int | None = None
+) -> list[GradientEstimator]:
     """An estimator for each stochastic layer: the configuration's, or another one by name."""
     if name is None:
         name, num_samples = config.estimator, config.num_samples
@@ -51,7 +57,9 @@ def build_gradient_estimators(config, model, name=None, num_samples=None):
     return model.gradient_estimators(name, num_samples, **settings)
 
 
-def build_optimizers(config, variable_groups):
+def build_optimizers(
+    config: Config, variable_groups: dict[str, list[keras.Variable]]
+) -> dict[str, keras.optimizers.Optimizer]:
     """One Keras optimiser for each part of the model that has variables to train."""
     adam = lambda betas, learning_rate=config.learning_rate: keras.optimizers.Adam(
         learning_rate, beta_1=betas[0], beta_2=betas[1], epsilon=_ADAM_EPSILON
@@ -68,7 +76,15 @@ def build_optimizers(config, variable_groups):
     return optimizers
 
 
-def make_steps(config, model, gradient_estimators, tracker, variable_groups, optimizers, strategy):
+def make_steps(
+    config: Config,
+    model: BinaryNetwork,
+    gradient_estimators: Sequence[GradientEstimator],
+    tracker: VarianceTracker,
+    variable_groups: dict[str, list[keras.Variable]],
+    optimizers: dict[str, keras.optimizers.Optimizer],
+    strategy: tf.distribute.Strategy,
+) -> tf.types.experimental.PolymorphicFunction:
     """A compiled function that takes up to `config.steps_per_loop` training steps in one call.
 
     The function's arguments are the training images, uint8 [N, pixels]; the images of each
@@ -87,15 +103,13 @@ def make_steps(config, model, gradient_estimators, tracker, variable_groups, opt
         x = tf.cast(tf.gather(images, replicas.share(order, axis=0)), tf.float32)
         u, tracker_u = replicas.share(u, axis=1), replicas.share(tracker_u, axis=1)
         with tf.GradientTape(persistent=True) as tape:
-            encoder_loss, decoder_loss, estimator_loss = model.losses(
-                x, u, gradient_estimators, config.decoder_samples
-            )
-            decoder_loss = tf.reduce_mean(decoder_loss)
+            each = model.losses(x, u, gradient_estimators, config.decoder_samples)
+            decoder_loss = tf.reduce_mean(each.decoder)
             losses = {
-                "encoder": tf.reduce_mean(encoder_loss),
+                "encoder": tf.reduce_mean(each.encoder),
                 "decoder": decoder_loss,
                 "prior": decoder_loss,
-                "estimator": estimator_loss + tracker.update(model, x, tracker_u),
+                "estimator": each.estimator + tracker.update(model, x, tracker_u),
             }
         all_grads = []
         for part, variables in groups.items():

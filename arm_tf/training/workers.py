@@ -1,6 +1,6 @@
 """The machines that share one training, as the environment variable TF_CONFIG describes them.
 
-Also the cores of this one.
+Also the cores of this one, and its stop.
 """
 
 import contextlib
@@ -12,18 +12,48 @@ import re
 import select
 import signal
 import socket
+import threading
 import time
+import typing
+from collections.abc import Iterator
 
 import psutil
 
-from arm_tf.training.config import ConfigError
-from arm_tf.training.run_folder import RunError
+from arm_tf.errors import ConfigError, RunError
 
 STOP_SIGNALS = tuple(  # SIGBREAK, Ctrl-Break, is what one process can send another on Windows
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name)
 )
 _JOBS = ("chief", "worker")  # as TensorFlow orders them
 _PAUSE = 1.0  # seconds between attempts, and between the chief's messages
+
+
+class Stopped(Exception):
+    """The user or the system asked the run to stop."""
+
+
+class Stop:
+    """Notes SIGINT and SIGTERM while it is entered, for the run to stop where it is safe to."""
+
+    def __enter__(self) -> "Stop":
+        self.requested = False
+        self._handlers = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in STOP_SIGNALS:
+                self._handlers[number] = signal.signal(number, self._request)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    def _request(self, number: int, frame: object) -> None:
+        self.requested = True
+
+    def check(self, *_: object) -> None:
+        """Raises Stopped once a stop was requested."""
+        if self.requested:
+            raise Stopped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,23 +66,23 @@ class Cluster:
       chiefs: int, how many of them TF_CONFIG has under "chief", 0 or 1.
     """
 
-    addresses: tuple = ()
+    addresses: tuple[str, ...] = ()
     index: int = 0
     chiefs: int = 0
 
     @property
-    def is_chief(self):
+    def is_chief(self) -> bool:
         """Whether this process is the one that evaluates and writes."""
         return self.index == 0
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"worker {self.index} of {len(self.addresses)}, {self.addresses[self.index]}"
 
-    def name(self, index):
+    def name(self, index: int) -> str:
         """A worker's number and address; for people."""
         return f"worker {index} ({self.addresses[index]})"
 
-    def lost(self, error):
+    def lost(self, error: Exception) -> str:
         """The worker that an error of TensorFlow's names first, which is its cause; for people."""
         for job, task in re.findall(r"/job:(chief|worker)/(?:replica:0/)?task:(\d+)", str(error)):
             index = int(task) + self.chiefs * (job == "worker")
@@ -61,7 +91,7 @@ class Cluster:
         return "a worker"
 
     @contextlib.contextmanager
-    def starting(self, seconds, stderr):
+    def starting(self, seconds: int, stderr: typing.IO | int) -> Iterator[None]:
         """A context to start TensorFlow in, which is entered once all workers have come to it.
 
         TensorFlow waits for the others without a limit, and deaf to signals. What is left for it
@@ -88,7 +118,7 @@ class Cluster:
             for number, handler in handlers.items():  # TensorFlow has put its own for SIGTERM
                 signal.signal(number, handler)
 
-    def _meet(self, seconds):
+    def _meet(self, seconds: int) -> None:
         """Waits until all workers are here; all but the chief report to that."""
         deadline = time.monotonic() + seconds
         try:
@@ -105,9 +135,9 @@ class Cluster:
                 "workers, or have them wait longer with --wait_for_workers."
             )
 
-    def _gather(self, server, deadline):
+    def _gather(self, server: socket.socket, deadline: float) -> list[int]:
         """Tells those who report who is missing, until nobody is; who is in the end, a list."""
-        here = {}
+        here: dict[int, socket.socket] = {}
         with contextlib.ExitStack() as connections:
             while True:
                 missing = [i for i in range(1, len(self.addresses)) if i not in here]
@@ -131,7 +161,7 @@ class Cluster:
                         if word.endswith(b"\n") and 0 < int(word) < len(self.addresses):
                             here[int(word)] = connection
 
-    def _report(self, deadline):
+    def _report(self, deadline: float) -> list[int]:
         """Reports to the chief until nobody is missing; who is in the end, a list."""
         missing = {0}
         while time.monotonic() < deadline:
@@ -154,7 +184,7 @@ class Cluster:
 ALONE = Cluster()
 
 
-def find(distribute):
+def find(distribute: str) -> Cluster:
     """The `Cluster` of this process for a choice of `Config.distribute`.
 
     Raises:
@@ -188,7 +218,7 @@ def find(distribute):
     return Cluster(addresses, index, len(jobs.get("chief", ())))
 
 
-def usable_cores():
+def usable_cores() -> int:
     """How many of this machine's cores this process may use; int."""
     process = psutil.Process()
     if hasattr(process, "cpu_affinity"):  # macOS has none
@@ -196,7 +226,7 @@ def usable_cores():
     return psutil.cpu_count() or 1
 
 
-def _split(address):
+def _split(address: str) -> tuple[str, int]:
     """Host and port of HOST:PORT; raises ValueError where it is not that."""
     host, colon, port = address.rpartition(":")
     if not host or not 0 < int(port) < 2**16:
@@ -204,7 +234,7 @@ def _split(address):
     return host.strip("[]"), int(port)
 
 
-def _listen(port):
+def _listen(port: int) -> socket.socket:
     """A socket that takes connections at a port, from IPv6, too, where there is that."""
     both = socket.has_dualstack_ipv6()
     family = socket.AF_INET6 if both else socket.AF_INET

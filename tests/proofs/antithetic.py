@@ -9,7 +9,8 @@ import scipy.stats
 
 from proofs import Case, over_cells, run, samples_of, unbiased
 
-SIZES = [Case((0.8,)), Case((-0.9, 0.6)), Case((0.4, -1.1, 0.7))]
+SIZES = [*(Case((0.8,), num_samples=k) for k in (None, 3)), Case((-0.9, 0.6))]
+SIZES.append(Case((0.4, -1.1, 0.7)))
 
 
 def dirichlet_patterns(p, n):
@@ -36,16 +37,27 @@ def dirichlet_patterns(p, n):
 
 
 def gaussian_patterns(p, n):
-    """The same for three normal numbers z that add up to zero, of which k is below h if z_k < h.
+    """The same for three or four normal numbers that add up to zero; one is below h if z_k < h.
 
-    All three cannot be below h <= 0, so what two of them do gives every pattern's probability.
+    All of them cannot be below h <= 0. Inclusion and exclusion give every pattern's probability
+    from those that one, two or three are below.
     """
-    assert n == 3
-    h = scipy.stats.norm.ppf(p)
-    given = lambda z: scipy.stats.norm.cdf((h + 0.5 * z) / np.sqrt(0.75))  # correlation -1/2
-    density = lambda z: scipy.stats.norm.pdf(z) * given(z)
-    both = scipy.integrate.quad(density, -12, h, epsabs=1e-15, epsrel=1e-13)[0]
-    probabilities = {0: 1 - 3 * p + 3 * both, 1: p - 2 * both, 2: both}
+    assert n in (3, 4)
+    h, rho = scipy.stats.norm.ppf(p), -1 / (n - 1)
+    density, below = scipy.stats.norm.pdf, scipy.stats.norm.cdf
+    two = lambda z: below((h - rho * z) / np.sqrt(1 - rho**2))  # given the first
+    quad = lambda f: scipy.integrate.quad(f, -12, h, epsabs=1e-15, epsrel=1e-13)[0]
+    all_of = [1.0, p, quad(lambda z: density(z) * two(z)), 0.0, 0.0]
+    if n == 4:  # the third given two that are rho = -1/3 apart
+        scale = np.sqrt(1 - rho**2)
+        pair = lambda y, z: density(z) * density((y - rho * z) / scale) / scale
+        third = lambda y, z: below((h + 0.5 * (y + z)) / np.sqrt(2 / 3))
+        all_of[3] = quad(lambda z: quad(lambda y: pair(y, z) * third(y, z)))
+    probabilities = [
+        sum((-1) ** more * math.comb(n - size, more) * all_of[size + more]
+            for more in range(n - size + 1))
+        for size in range(n + 1)
+    ]  # fmt: skip
     points, weights = [], []
     for bits in itertools.product([0, 1], repeat=n):
         if sum(bits) == n:
@@ -89,5 +101,5 @@ unbiased(
 unbiased(
     "arms_gaussian",
     expectation=over_patterns(gaussian_patterns),
-    cases=[Case((0.8,)), Case((-0.4, 1.1)), Case((-3.0, 2.0, 0.7))],
+    cases=[Case((0.8,)), Case((0.8,), 4), Case((-0.4, 1.1)), Case((-3.0, 2.0, 0.7))],
 )

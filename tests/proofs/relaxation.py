@@ -1,11 +1,13 @@
 """Relaxations: expectations by quadrature; the straight-through ones' bias by enumeration."""
 
+import dataclasses
+
 import numpy as np
 import oracles
 import scipy.integrate
 import tensorflow as tf
 
-from proofs import Case, biased, f_of, over_cells, run, slopes_of, unbiased
+from proofs import Case, biased, f_of, over_cells, run, samples_of, slopes_of, unbiased
 
 
 def sigmoid(x):
@@ -31,19 +33,34 @@ def quadrature(thresholds, nodes):
     return points.reshape(-1, len(axes)), weights.ravel()
 
 
+def of_one_sample(row, case):
+    """The case with K = 1, after a check that K samples give the mean of what each alone does."""
+    one = dataclasses.replace(case, num_samples=1)
+    count, units = samples_of(row, case), len(case.logits)
+    u = np.random.default_rng(0).uniform(size=(row.rows(1, units), count, 20, units))
+    alone = [run(row, one, u[:, k]) for k in range(count)]
+    means = [np.mean(values, axis=0) for values in zip(*alone, strict=True)]
+    together = run(row, case, u.reshape(-1, 20, units))
+    for got, mean in zip(together, means, strict=True):
+        np.testing.assert_allclose(got, mean, rtol=0, atol=1e-12)
+    return one
+
+
 def over_samples(row, case):
-    """Expectations of an estimator with one row of noise, which relaxes samples."""
+    """Expectations of an estimator with a row of noise a sample, which relaxes samples."""
+    case = of_one_sample(row, case)
     points, weights = quadrature([[p] for p in sigmoid(np.array(case.logits))], 60)
     values, grads = run(row, case, points[np.newaxis])
     return weights @ values, weights @ grads
 
 
 def over_pairs(row, case):
-    """Expectations over all u and v.
+    """Expectations over all u and v of a sample.
 
     u and v enter through b and otherwise in different terms of a sum, so for each b
     E[g(u, v)] = E_u[g(u, v0)] + E_v[g(u0, v)] - g(u0, v0) for any u0 in the cell of b, and any v0.
     """
+    case = of_one_sample(row, case)
     thresholds = [[p] for p in sigmoid(np.array(case.logits))]
     if len(thresholds) == 1:
         points, weights = quadrature([*thresholds, []], 60)
@@ -115,7 +132,8 @@ unbiased(
     "muprop",
     expectation=over_cells,
     cases=[
-        Case(logits, parameters={"mean": m}) for logits in (ONE, TWO, THREE) for m in (0.0, 2.0)
+        *(Case(phi, parameters={"mean": m}) for phi in (ONE, TWO, THREE) for m in (0.0, 2.0)),
+        Case(ONE, num_samples=3),
     ],
 )
 unbiased(
@@ -125,13 +143,17 @@ unbiased(
     cases=[
         *(Case(ONE, seed=seed) for seed in (None, 0, 1)),
         *(Case(TWO, seed=seed) for seed in (None, 0)),
+        Case(TWO, num_samples=3, seed=0),
     ],
     atol=1e-9,
 )
 unbiased(
     "rebar_coupled",
     expectation=over_samples,
-    cases=[Case(logits, seed=seed) for logits in (ONE, TWO) for seed in (None, 0, 1)],
+    cases=[
+        *(Case(logits, seed=seed) for logits in (ONE, TWO) for seed in (None, 0, 1)),
+        Case(ONE, num_samples=3, seed=0),
+    ],
     atol=1e-9,
 )
 for _name, _settings in {
@@ -144,13 +166,13 @@ for _name, _settings in {
         _name,
         expectation=over_samples,
         known=straight_through,
-        cases=[Case(logits, **_settings) for logits in (ONE, TWO)],
+        cases=[Case(ONE, 3, **_settings), Case(TWO, **_settings)],
         atol=1e-10,
     )
 biased(
     "concrete",
     expectation=over_samples,
     known=relaxed,
-    cases=[Case(logits, options={"temperature": 0.7}) for logits in (ONE, TWO)],
+    cases=[Case(ONE, 3, {"temperature": 0.7}), Case(TWO, options={"temperature": 0.7})],
     atol=1e-9,
 )

@@ -1,6 +1,7 @@
 from proofs import Case, over_cells, unbiased
 
-SIZES = [Case((0.8,)), Case((-0.9, 0.6)), Case((0.4, -1.1, 0.7))]
+SIZES = [*(Case((0.8,), num_samples=k) for k in (None, 3)), Case((-0.9, 0.6))]
+SIZES.append(Case((0.4, -1.1, 0.7)))
 unbiased("ar", "reinforce", "loo", expectation=over_cells, cases=SIZES)
 unbiased(
     "reinforce_baseline",

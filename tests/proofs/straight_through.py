@@ -4,7 +4,7 @@ import numpy as np
 import oracles
 
 from proofs import Case, biased, f_of, run, slopes_of
-from proofs.relaxation import over_samples, quadrature, relaxed_slope, sigmoid
+from proofs.relaxation import of_one_sample, over_samples, quadrature, relaxed_slope, sigmoid
 
 
 def softmax(logits):
@@ -78,6 +78,7 @@ def weighed_slopes(row, case):
 
 def over_latents(row, case, nodes=40):
     """Expectations over u, cut where one of the equally spaced latents begins again."""
+    case = of_one_sample(row, case)
     shifts = np.arange(case.options["latents"]) / case.options["latents"]
     probs = sigmoid(np.array(case.logits))
     points, weights = quadrature([[*(p * shifts), *(p + (1 - p) * shifts)] for p in probs], nodes)
@@ -95,7 +96,10 @@ for _name, _options in {
         _name,
         expectation=over_samples,
         known=weighed_slopes,
-        cases=[Case(logits, options=options) for logits in (ONE, TWO) for options in _options],
+        cases=[
+            *(Case(logits, options=options) for logits in (ONE, TWO) for options in _options),
+            Case(ONE, 3, _options[1]),
+        ],
         atol=1e-10,
     )
 for _name in ("st_gumbel_rao", "reinmax_rao"):
@@ -104,8 +108,8 @@ for _name in ("st_gumbel_rao", "reinmax_rao"):
         expectation=over_latents,
         known=weighed_slopes,
         cases=[
-            Case(logits, options={"temperature": 0.7, "latents": latents})
-            for logits, latents in ((ONE, 1), (ONE, 3), (TWO, 2))
+            Case(logits, num_samples, {"temperature": 0.7, "latents": latents})
+            for logits, num_samples, latents in ((ONE, 1, 1), (ONE, 3, 3), (TWO, 1, 2))
         ],
         atol=1e-9,
     )

@@ -1,0 +1,87 @@
+"""Tables of what the toy, the benchmark and sweeps have written."""
+
+import os
+import pathlib
+import typing
+
+from arm_tf import files
+from arm_tf.report.tables import experiment_title, table
+
+
+def measurements(folder: str | os.PathLike[str]) -> list[str]:
+    """Tables of what the toy, the benchmark and sweeps have written into a folder; Markdown.
+
+    Args:
+      folder: path; toy.json and benchmark.json are looked for in it, sweep.json below it, too.
+
+    Returns:
+      A list of str.
+    """
+    folder = pathlib.Path(folder)
+    tables: list[str] = []
+    for name, render in (("toy.json", _toy_tables), ("benchmark.json", _benchmark_tables)):
+        if (folder / name).exists():
+            tables += render(files.read_json(folder / name))
+    sweeps = [files.read_json(path)["throughput"] for path in folder.rglob("sweep.json")]
+    sweeps = sorted((s for s in sweeps if s["steps"]), key=lambda sweep: sweep["workers"])
+    if sweeps:
+        tables.append(table(
+            ["workers", *(str(s["workers"]) for s in sweeps)],
+            [["seconds", *(f"{s['seconds']:.0f}" for s in sweeps)],
+             ["steps a second", *(f"{s['steps'] / s['seconds']:.0f}" for s in sweeps)]],
+        ))  # fmt: skip
+    return tables
+
+
+def _toy_tables(record: dict[str, typing.Any]) -> list[str]:
+    rows = [
+        [f"`{name}`", *(f"{ends[str(p0)]:.3f}" for p0 in record["p0"])]
+        for name, ends in record["final_probability"].items()
+    ]
+    return [table(["probability of 1 at the end", *(f"p0 = {p0}" for p0 in record["p0"])], rows)]
+
+
+def _benchmark_tables(results: dict[str, typing.Any]) -> list[str]:
+    def spread(value):
+        return f"{value['median']:.2f} ({value['low']:.2f}–{value['high']:.2f})"
+
+    tables = []
+    if "steps" in results:
+        steps = results["steps"].values()
+        rows = [["steps a second", *(f"{s['steps_per_second']['median']:.0f}" for s in steps)]]
+        for title, key in (("times the plain reference", "speed_over_plain"),
+                           ("time over that of the products", "time_over_products")):  # fmt: skip
+            rows.append([title, *(spread(s[key]) for s in steps)])
+        for part in ("products", "elementwise and rest", "optimiser", "noise", "boundary"):
+            rows.append([f"µs: {part}", *(f"{s['microseconds'][part]:.0f}" for s in steps)])
+        names = [name.replace("_", " ") for name in results["steps"]]
+        tables.append(table(["a step of training", *names], rows))
+    if "fit" in results:
+        fit = results["fit"]
+        rows = [[name, f"{rate['median']:.0f}",
+                 spread(fit["speed_over_loop"][name]) if name in fit["speed_over_loop"] else "–"]
+                for name, rate in fit["steps_per_second"].items()]  # fmt: skip
+        tables.append(table(["the linear model", "steps a second", "of the loop's"], rows))
+    if "cost" in results:
+        cost = results["cost"]
+        rows = [[f"`{name}`", f"{rate:.0f}"] for name, rate in cost["steps_per_second"].items()]
+        tables.append(table(["estimator, linear model", "steps a second"], rows))
+        rows = [[experiment_title(name), f"{rate:.0f}"]
+                for name, rate in cost["steps_per_second_of_arm"].items()]  # fmt: skip
+        tables.append(table(["experiment, ARM", "steps a second"], rows))
+        dearest = " and ".join(f"`{name}`" for name in cost["dearest"])
+        rows = [
+            [
+                name,
+                f"{cost[f'core_hours{which}']:,.0f}",
+                f"{cost[f'longest_run_hours{which}']:.1f} h",
+                *(f"{days:.1f} days" for days in cost[f"days{which}"].values()),
+            ]
+            for which, name in (
+                ("", f"all, {cost['runs']} runs"),
+                ("_without_dearest", f"without {dearest}"),
+            )
+        ]
+        cores = [f"{int(number):,} cores" for number in cost["days"]]
+        tables.append(table(["comparison", "core hours", "longest run", *cores], rows))
+    return tables

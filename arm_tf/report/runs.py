@@ -1,0 +1,156 @@
+"""The runs below a folder, as they come into tables and figures."""
+
+import csv
+import dataclasses
+import math
+import os
+import pathlib
+import typing
+from collections.abc import Iterable
+
+from arm_tf import estimators, files, paper
+from arm_tf.errors import RunError
+from arm_tf.training import config, run_folder
+
+# Settings in which runs of one experiment may differ from the paper's without a word.
+_INCIDENTAL = {"seed", "logdir", "name", "data_dir", "jit", "steps_per_loop", "epochs", "max_steps"}
+_EVALUATION = {"eval_every", "eval_samples"}
+
+
+COLUMNS = {
+    "run": "run",
+    "test_nll": "test −log p ≤",
+    "test_neg_elbo": "test −ELBO",
+    "best_epoch": "best epoch",
+    "epochs": "epochs",
+    "steps_per_second": "steps/s",
+    "evaluations_per_step": "evaluations of f",
+    "gradient_variance": "gradient variance",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+      name: of its folder, below the folder that was searched.
+      config: `arm_tf.training.config.Config`.
+      result: dict, what result.json holds.
+      metrics: rows of metrics.csv, dicts of floats.
+      gradient_variance: of its own estimator, where `arm_tf.variance` measured it, or None.
+    """
+
+    name: str
+    config: config.Config
+    result: dict[str, typing.Any]
+    metrics: list[dict[str, float]]
+    gradient_variance: float | None
+
+    @property
+    def experiment(self) -> str | None:
+        """Name of the paper's experiment with the same data and network, or None."""
+        same = ("dataset", "model", "network", "layers")
+        for name, settings in paper.SETTINGS.items():
+            other = config.Config(**settings)
+            if all(getattr(other, field) == getattr(self.config, field) for field in same):
+                return name
+        return None
+
+    @property
+    def is_comparable(self) -> bool:
+        """Whether it is an experiment of the paper, at full length on the published data."""
+        if self.experiment is None or self.result.get("data_published") is not True:
+            return False
+        return self.result["epochs"] == paper.SETTINGS[self.experiment]["epochs"]
+
+    @property
+    def departures(self) -> dict[str, typing.Any]:
+        """Settings that are not the paper's; a dict."""
+        experiment, estimator = self.experiment, self.config.estimator
+        assert experiment, "there are no settings of the paper for this run"
+        usual = {"estimator": estimator, "num_samples": estimators.check(estimator, None)[1]}
+        plain = config.Config(**{**paper.SETTINGS[experiment], **usual})
+        differing = set(self.config.differences(plain)) - _INCIDENTAL - _EVALUATION
+        return {name: getattr(self.config, name) for name in sorted(differing)}
+
+
+def gather(folder: str | os.PathLike[str]) -> tuple[list[Run], list[str]]:
+    """The finished runs below a folder, and notes on what was passed over.
+
+    Args:
+      folder: path.
+
+    Returns:
+      A list of `Run`, sorted by the test bound, and a list of str.
+    """
+    runs, notes = [], []
+    for config_file in sorted(pathlib.Path(folder).rglob("config.json")):
+        path = config_file.parent
+        name = path.relative_to(folder).as_posix()
+        try:
+            settings = run_folder.read_config(path)
+            metrics = run_folder.read_metrics(path)
+            if not (path / "result.json").exists():
+                epoch = f"{metrics[-1]['epoch']:g}" if metrics else "none"
+                notes.append(f"{name}: not finished (epoch {epoch} of {settings.epochs})")
+                continue
+            result = files.read_json(path / "result.json")
+            missing = set(COLUMNS) - set(result) - {"run", "gradient_variance"}
+            if missing:
+                raise KeyError(f"no {', '.join(sorted(missing))}")
+            variance = _own_variance(path, settings.estimator)
+            runs.append(Run(name, settings, result, metrics, variance))
+        except (OSError, ValueError, KeyError, TypeError, RunError) as error:
+            notes.append(f"{name}: cannot be read ({error})")
+    return sorted(runs, key=lambda run: run.result["test_nll"]), notes
+
+
+def _own_variance(path: pathlib.Path, estimator: str) -> float | None:
+    """Of the run's own estimator in the weights, where `arm_tf.variance` measured it, or None."""
+    file = path / "variance.csv"
+    if not file.exists():
+        return None
+    with open(file, newline="", encoding="utf-8") as lines:
+        for row in csv.DictReader(lines):
+            if row["estimator"] == estimator:
+                return float(row["variance_weights"])
+    return None
+
+
+def by_trials(runs: Iterable[Run]) -> dict[tuple, list[Run]]:
+    """Runs that differ in the seed alone: by experiment, estimator and departures, lists."""
+    groups: dict[tuple, list[Run]] = {}
+    for run in runs:
+        key = (run.experiment, run.config.estimator, tuple(run.departures.items()))
+        groups.setdefault(key, []).append(run)
+    return groups
+
+
+def named(estimator: str, departures: Iterable[tuple[str, typing.Any]]) -> str:
+    """An estimator with the settings that are not the paper's, as a text."""
+    return ", ".join([estimator, *(f"{name}={value}" for name, value in departures)])
+
+
+def curves(runs: Iterable[Run]) -> dict[str, dict[str, list[list[dict[str, float]]]]]:
+    """Curves of each of the paper's experiments among the runs, for `plots.elbo_curves`.
+
+    Returns:
+      By experiment, and then by estimator and departures from the paper's settings (a text), a
+      list of trials' metrics at the steps that all of them evaluated; runs of other lengths than
+      the longest of their experiment are left out.
+    """
+    by_experiment: dict[str, list[Run]] = {}
+    for run in runs:
+        if run.experiment and run.metrics and math.isfinite(run.result["test_nll"]):
+            by_experiment.setdefault(run.experiment, []).append(run)
+    found: dict[str, dict[str, list[list[dict[str, float]]]]] = {}
+    for experiment, group in by_experiment.items():
+        longest = max(run.result["steps"] for run in group)
+        groups = by_trials(run for run in group if run.result["steps"] == longest)
+        for (_, estimator, departures), same in groups.items():
+            steps = set.intersection(*({row["step"] for row in run.metrics} for run in same))
+            found.setdefault(experiment, {})[named(estimator, departures)] = [
+                [row for row in run.metrics if row["step"] in steps] for run in same
+            ]
+    return found

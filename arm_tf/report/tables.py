@@ -1,0 +1,138 @@
+"""Tables of runs, in Markdown and as CSV."""
+
+import csv
+import io
+import typing
+from collections.abc import Iterable, Sequence
+
+from arm_tf import paper
+from arm_tf.report.runs import COLUMNS, Run, by_trials, named
+from arm_tf.training import config, trials
+
+
+def compared(runs: Iterable[Run]) -> list[dict[str, typing.Any]]:
+    """Rows of the paper's tables for which there are comparable runs.
+
+    Returns:
+      Dicts with "experiment", "estimator" (and settings that are not the paper's, but for the
+      learning rate), "learning_rate", "published" (a text), "ours" (`arm_tf.trials.Figure`),
+      "difference" from the published figure or None, "epochs" and "seeds".
+    """
+    rows = []
+    groups = by_trials(run for run in runs if run.is_comparable)
+    for (experiment, estimator, departures), group in groups.items():
+        ours = trials.Figure.of(run.result["test_nll"] for run in group)
+        text, value = _published(paper.PUBLISHED[experiment].get(estimator))
+        others = [(name, v) for name, v in departures if name != "learning_rate"]
+        rows.append(
+            {
+                "experiment": experiment,
+                "estimator": named(f"`{estimator}`", others),
+                "learning_rate": group[0].config.learning_rate,
+                "published": text,
+                "ours": ours,
+                "difference": None if value is None else ours.mean - value,
+                "epochs": group[0].result["epochs"],
+                "seeds": sorted(run.config.seed for run in group),
+            }
+        )
+    order = list(paper.SETTINGS)
+    return sorted(rows, key=lambda row: (order.index(row["experiment"]), row["ours"].mean))
+
+
+def _published(figure: float | tuple[float, float] | str | None) -> tuple[str, float | None]:
+    """A published figure as a text, and its number, None where that is a bound or missing."""
+    if figure is None:
+        return "–", None
+    if isinstance(figure, tuple):
+        return f"{figure[0]} ± {figure[1]}", figure[0]
+    return (figure, None) if isinstance(figure, str) else (str(figure), figure)
+
+
+def markdown(runs: Sequence[Run]) -> str:
+    """The tables of a list of `Run` as Markdown."""
+    parts = []
+    rows = compared(runs)
+    if rows:
+        parts.append(
+            "Test −log p(x) in nats (−log p(x_l|x_u) of the conditional network): bounds over "
+            f"{config.Config().test_samples:,} samples at the epoch of the best validation, ± the "
+            "standard deviation over seeds, and beside them the paper's.\n\n"
+            + table(
+                ["experiment", "estimator", "learning rate", "published", "ours", "difference",
+                 "epochs", "seeds"],
+                [[experiment_title(r["experiment"]), r["estimator"], scientific(r["learning_rate"]),
+                  r["published"], str(r["ours"]),
+                  "–" if r["difference"] is None else f"{r['difference']:+.2f}".replace("-", "−"),
+                  f"{r['epochs']:,.0f}", ", ".join(map(str, r["seeds"]))] for r in rows],
+            )
+        )  # fmt: skip
+    published = [run for run in runs if run.result.get("data_published") is not False]
+    others = [run for run in published if not run.is_comparable]
+    stand_ins = [run for run in runs if run.result.get("data_published") is False]
+    if others:
+        title = "Other runs: shorter ones, or of no experiment of the paper.\n\n" if rows else ""
+        parts.append(title + _run_table(others))
+    if stand_ins:
+        parts.append(
+            "Runs on data that are not the published files, and compare with nothing published.\n\n"
+            + _run_table(stand_ins)
+        )
+    return "\n".join(parts)
+
+
+def experiment_title(experiment: str) -> str:
+    """An experiment's name as the paper writes it: "MNIST-static, two layers"."""
+    dataset, network = (
+        experiment.replace("omniglot", "OMNIGLOT").replace("mnist", "MNIST").split("-")
+    )
+    return f"{dataset.replace('_', '-')}, {network.replace('_', ' ')}"
+
+
+def scientific(number: float) -> str:
+    """A number as people write a learning rate: "1e-4"."""
+    mantissa, exponent = f"{number:e}".split("e")
+    return f"{float(mantissa):g}e{int(exponent)}"
+
+
+def _run_table(runs: Iterable[Run]) -> str:
+    rows = [[_text(key, value) for key, value in _row(run).items()] for run in runs]
+    return table(list(COLUMNS.values()), rows)
+
+
+def _row(run: Run) -> dict[str, typing.Any]:
+    values = {"run": run.name, "gradient_variance": run.gradient_variance}
+    return {key: values[key] if key in values else run.result[key] for key in COLUMNS}
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table of texts."""
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def _text(key: str, value: typing.Any) -> str:
+    if value is None:
+        return "–"
+    if key == "gradient_variance":
+        return f"{value:.2e}"
+    if key in ("test_nll", "test_neg_elbo"):
+        return f"{value:.2f}"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def table_csv(runs: Iterable[Run]) -> str:
+    """All runs as the text of a CSV file, with the experiment and the published figure of each."""
+    file = io.StringIO()
+    extra = ["experiment", "estimator", "seed", "comparable", "published"]
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow([*COLUMNS, *extra])
+    for run in runs:
+        experiment, estimator = run.experiment, run.config.estimator
+        figure = paper.PUBLISHED[experiment].get(estimator) if experiment else None
+        writer.writerow(
+            [*_row(run).values(), experiment or "", estimator, run.config.seed,
+             run.is_comparable, _published(figure)[0]]
+        )  # fmt: skip
+    return file.getvalue()

@@ -1,0 +1,101 @@
+"""The documentation says what the package and its results say."""
+
+import importlib
+import importlib.util
+import inspect
+import pathlib
+import re
+
+import pytest
+
+import arm_tf
+from arm_tf import estimators
+
+ROOT = pathlib.Path(__file__).parents[1]
+_spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+generate = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(generate)
+SHOWN = {
+    "docs/machines.md": ["sweep", "benchmark/cost"],
+    "docs/paper.md": ["paper", "toy"],
+    "docs/results.md": ["estimators/linear", "estimators/two_layers"],
+    "docs/speed.md": ["benchmark/steps_and_fit", "benchmark/one_core"],
+    "README.md": ["paper"],
+}
+
+
+def read(path):
+    return (ROOT / path).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", generate.pages(), ids=lambda path: path.name)
+def test_tables_are_those_of_the_results(path):
+    text = path.read_text(encoding="utf-8")
+    assert text == generate.refreshed(text), "python docs/generate.py makes them anew"
+
+
+def test_every_table_of_results_is_made_from_a_folder_and_another_figure_is_seen():
+    for page in generate.pages():
+        name = page.relative_to(ROOT).as_posix()
+        folders = [folder for _, folder, _ in generate.BLOCK.findall(read(name)) if folder]
+        assert folders == [f"runs/results/{folder}" for folder in SHOWN.get(name, [])]
+        typed = generate.BLOCK.sub("", read(name))
+        assert not re.search(r"^\|.* \d+\.\d+ .*\|$", typed, re.MULTILINE), name
+    for page in ("README.md", "docs/estimators.md"):
+        assert "<!-- arm_tf.estimators.markdown() -->" in read(page)
+    changed = read("README.md").replace("106.76 ± 0.09", "106.67 ± 0.09")
+    assert generate.refreshed(changed) == read("README.md") != changed
+
+
+def undocumented(module):
+    """Public functions, classes and methods of a module that have no docstring; names.
+
+    Left out are what overrides another class's method, and `main`, which the module's speaks of.
+    """
+    found = [] if module.__doc__ else [module.__name__]
+    for name, value in vars(module).items():
+        if name.startswith("_") or getattr(value, "__module__", None) != module.__name__:
+            continue
+        if inspect.isfunction(value) and name != "main" and not value.__doc__:
+            found.append(f"{module.__name__}.{name}")
+        if inspect.isclass(value):
+            found += [] if value.__doc__ else [f"{module.__name__}.{name}"]
+            for method, member in vars(value).items():
+                function = getattr(member, "fget", getattr(member, "__func__", member))
+                inherited = any(hasattr(base, method) for base in value.__mro__[1:])
+                own = inspect.isfunction(function) and function.__name__ == method
+                if own and not (method.startswith("_") or inherited or function.__doc__):
+                    found.append(f"{module.__name__}.{name}.{method}")
+    return found
+
+
+@pytest.mark.parametrize("name", generate.modules())
+def test_every_public_name_has_a_docstring(name):
+    assert undocumented(importlib.import_module(name)) == []
+
+
+def test_a_missing_docstring_is_seen():
+    module = type(generate)("planted", "A module.")
+    exec("class A:\n  'A.'\n  @property\n  def b(self): pass\ndef c(): pass", module.__dict__)
+    assert undocumented(module) == ["planted.A.b", "planted.c"]
+
+
+def test_there_is_one_version():
+    assert (
+        re.search(r"^## \[(\d.*?)\]", read("CHANGELOG.md"), re.MULTILINE)[1] == arm_tf.__version__
+    )
+    assert f"\nversion: {arm_tf.__version__}\n" in read("CITATION.cff")
+
+
+def test_readme_is_short_and_links_to_files():
+    rows = len(estimators.TABLE)
+    assert len(read("README.md").splitlines()) - rows < 130
+    for page in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "runs/results/README.md"):
+        for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", read(page)):
+            assert (ROOT / page).parent.joinpath(link).exists(), (page, link)
+
+
+def test_linters_before_a_commit_are_those_of_continuous_integration():
+    script, hooks = read(".ci/run"), read(".pre-commit-config.yaml")
+    commands = re.findall(r"^ruff (\w+)", script, re.MULTILINE)
+    assert commands == re.findall(r"entry: ruff (\w+)", hooks) == ["check", "format"]
