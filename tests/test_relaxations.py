@@ -130,7 +130,7 @@ def exact_bias_gradients(model):
     return test_models.exact_gradients(model, "encoder")[1][1::2]
 
 
-@pytest.mark.parametrize("name", ["rebar", "relax"])
+@pytest.mark.parametrize("name", ["rebar", "rebar_coupled", "relax"])
 def test_first_of_two_layers_is_exact(name):
     """Over u, v and the noise of the layer after, which is relaxed in the control variate."""
     model = test_models.make_model(2, units=1)
@@ -138,10 +138,10 @@ def test_first_of_two_layers_is_exact(name):
         sigmoid(m(below).numpy()).ravel()
         for m, below in zip(model.encoder_maps, [test_models.X, np.eye(2)[:, :1]], strict=True)
     )
-    points, weights = quadrature([first, [], second], 30)
-    u, v, later = points.T
-    idle = np.full_like(u, 0.5)  # of the second layer's estimator
-    noise = np.stack([u, v, later, idle, idle])[..., np.newaxis]
+    further = [[]] * (estimators.TABLE[name].rows(1, 1) - 1)  # v, but where it is taken from u
+    points, weights = quadrature([first, *further, second], 30)
+    idle = np.full([1 + len(further), len(points)], 0.5)  # of the second layer's estimator
+    noise = np.concatenate([points.T, idle])[..., np.newaxis]
     grads = layer_gradients(model, estimators_of(model, name), noise)
     expected = exact_bias_gradients(model)
     np.testing.assert_allclose(weights @ grads[0], expected[0], rtol=0, atol=1e-8)
