@@ -12,6 +12,7 @@ import tensorflow_probability as tfp
 from arm_tf import models
 from arm_tf.expectation import draw
 
+FLIPPING = ("bitflip", "ugc")  # whose second row of noise says which unit flips
 PIXELS = 3
 X = tf.constant([[1.0, 0.0, 1.0]], tf.float64)
 
@@ -95,7 +96,7 @@ def network_of(stochastic_map, inputs, slope=0.1):
         *[("arm", "nonlinear", T, t) for T in (1, 2) for t in range(T)],
         *[
             (estimator, "linear", 2, t)
-            for estimator in sorted(set(proofs.LINEAR_IN_CELLS) - {"arm"})
+            for estimator in sorted({*proofs.LINEAR_IN_CELLS, *FLIPPING} - {"arm"})
             for t in range(2)
         ],
     ],
@@ -147,7 +148,11 @@ def noise_cells(model, t, estimator):
     thresholds = []
     for s in range(model.num_layers):
         thresholds += row_thresholds(model, s, used=s <= t, pair=s == t)
-        thresholds += (estimator.rows - 1) * row_thresholds(model, s, used=s == t)
+        if estimator.row.name in FLIPPING:
+            choice = [np.arange(1, model.units) / model.units] + [[]] * (model.units - 1)
+            thresholds += choice if s == t else [[]] * model.units
+        else:
+            thresholds += (estimator.rows - 1) * row_thresholds(model, s, used=s == t)
         for later in range(s + 1, model.num_layers):
             thresholds += estimator.width * row_thresholds(model, later, used=s == t, pair=False)
     return thresholds
