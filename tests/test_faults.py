@@ -273,7 +273,7 @@ def test_file_that_somebody_reads_is_replaced_when_windows_lets_it_be(tmp_path, 
     monkeypatch.setattr(os, "replace", refusing)
     files.write_text(tmp_path / "file", "new")
     assert (tmp_path / "file").read_text(encoding="utf-8") == "new"
-    monkeypatch.setattr(run_folder, "_SECONDS_BETWEEN_TRIES", 0.001)
+    monkeypatch.setattr(files, "_SECONDS_BETWEEN_TRIES", 0.001)
     refusals = iter(PermissionError, None)  # for ever
     with pytest.raises(PermissionError):
         files.write_text(tmp_path / "file", "newer")

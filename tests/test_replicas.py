@@ -213,7 +213,8 @@ def come():
         code = f"""
 import sys, time
 sys.argv, sys.orig_argv = ["-m"], ["python", "-m", "arm_tf.train"]  # as a program: no TensorFlow
-from arm_tf.training import run_folder, workers
+from arm_tf.errors import RunError
+from arm_tf.training import workers
 try:
     with workers.Cluster({tuple(addresses)}, {index}).starting({seconds}, 2):
         {action}
