@@ -368,6 +368,8 @@ def test_worker_that_waits_stops_at_once(index, number, tmp_path):
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        # Where the tests run in the background, Ctrl-C may be ignored, which a child inherits.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     try:
         wait_until_listening(addresses[index])
