@@ -3,7 +3,7 @@
 A module for each family says how the expectation is found and, of a biased estimator, what it is
 known to be:
 
-  unbiased("mine", expectation=over_cells, cases=[Case((0.8,)), Case((-0.9, 0.6))])
+  unbiased("mine", expectation=over_cells, cases=[Case((0.8,), 3), Case((-0.9, 0.6))])
   biased("mine", expectation=…, known=…, cases=…)
 
 What it should be for an unbiased one is not for a proof to say: `prove` enumerates it. Tests run
