@@ -10,6 +10,7 @@ from absl import flags
 
 from arm_tf import cli, estimators, paper
 from arm_tf.errors import ConfigError
+from arm_tf.paper.__main__ import flag_files
 from arm_tf.training import run_folder
 from arm_tf.training.config import Config
 
@@ -225,7 +226,7 @@ def test_flag_files_are_those_of_the_papers_settings():
     files = {
         p.name: p.read_text(encoding="utf-8") for p in (ROOT / "runs" / "paper").glob("*.flags")
     }
-    assert files == paper.flag_files()
+    assert files == flag_files()
     for settings in paper.SETTINGS.values():
         Config(**settings)
 

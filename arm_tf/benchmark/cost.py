@@ -8,7 +8,7 @@ from arm_tf import estimators, paper
 from arm_tf.benchmark.bench import MODELS, Bench
 from arm_tf.benchmark.timing import measure, spread
 from arm_tf.data import Dataset
-from arm_tf.training import config, workers
+from arm_tf.training import workers
 
 _SWEEPS = {
     "batch_size": (12, 25, 50, 100, 200, 400),
@@ -71,7 +71,7 @@ def measure_cost(dataset: Dataset, rounds: int) -> dict[str, typing.Any]:
     by_setting = {setting: seconds[setting, "arm"] for setting in _COMPARED}
     hours = {}
     for setting, settings in _COMPARED.items():
-        size = settings.get("batch_size", config.paper_batch_size(settings["dataset"]))
+        size = settings.get("batch_size", paper.batch_size(settings["dataset"]))
         steps = settings["epochs"] * (_TRAIN_IMAGES[settings["dataset"]] // size)
         for name in names:
             row = estimators.get(name)

@@ -9,7 +9,7 @@ import re
 import typing
 from collections.abc import Mapping, Sequence
 
-from arm_tf import data, estimators
+from arm_tf import data, estimators, paper
 from arm_tf.errors import ConfigError
 
 _WHERE = {"logdir", "name", "data_dir", "distribute"}  # do not change what is computed
@@ -73,11 +73,6 @@ def _with_options(cls: type) -> type:
                 setattr(cls, option.name, _setting(option.default, option.help, low=option.low))
     cls.__annotations__ = settings
     return cls
-
-
-def paper_batch_size(dataset: str) -> int:
-    """Images a step for a data set in the paper's experiments; int."""
-    return 25 if dataset in ("omniglot", "omniglot_dynamic") else 50
 
 
 @dataclasses.dataclass(frozen=True)
@@ -256,7 +251,7 @@ class Config:
     def _usual(self) -> dict[str, typing.Any]:
         """What stands for settings that are left unset, but for the name; a dict."""
         return {
-            "batch_size": paper_batch_size(self.dataset),
+            "batch_size": paper.batch_size(self.dataset),
             "num_samples": estimators.check(self.estimator, None)[1],
             "decoder_samples": _DECODER_SAMPLES[self.objective],
         }

@@ -1,17 +1,10 @@
-"""The paper's settings and figures, and flag files of them: `python -m arm_tf.paper`.
+"""The paper's settings and published figures.
 
-A flag file is a cell of the paper's tables 2 and 3, an experiment and an estimator. Where the
-authors' scripts differ from one another, in scaling, slope, prior, Adam's decay rates, batch or
-epochs, so do the settings here (see https://github.com/mingzhang-yin/ARM-gradient).
+Where the authors' scripts differ from one another, in scaling, slope, prior, Adam's decay rates,
+batch or epochs, so do the settings here (see https://github.com/mingzhang-yin/ARM-gradient).
 """
 
-import pathlib
 import typing
-
-from arm_tf import cli, files
-from arm_tf.training import config
-
-FOLDER = pathlib.Path("runs/paper")
 
 _ALL = {"learning_rate": 1e-4, "epochs": 1200, "eval_every": 5}
 _LINEAR = {"input_scaling": "symmetric", "code_scaling": "symmetric"}
@@ -127,23 +120,6 @@ PUBLISHED: dict[str, dict[str, float | tuple[float, float] | str | None]] = {
 }
 
 
-def flag_files() -> dict[str, str]:
-    """The text of each flag file, by its name."""
-    return {
-        f"{name}-{estimator}.flags": f"# {name}, {estimator}: as the authors' script, or with its "
-        f"settings.\n{config.flag_file({**SETTINGS[name], 'estimator': estimator})}"
-        for name, estimators in PUBLISHED.items()
-        for estimator in estimators
-    }
-
-
-def main() -> None:
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    texts = flag_files()
-    for name, text in texts.items():
-        files.write_text(FOLDER / name, text)
-    print(f"Wrote {len(texts)} flag files to {FOLDER}.")
-
-
-if __name__ == "__main__":
-    cli.run(main)
+def batch_size(dataset: str) -> int:
+    """Images a step for a data set, but for the experiments whose settings say otherwise; int."""
+    return 25 if dataset in ("omniglot", "omniglot_dynamic") else 50
