@@ -186,8 +186,10 @@ def _in_one_program(
         if not batches:
             raise StopIteration
         leaves = [tf.nest.flatten(batch) for batch in batches]
-        shapes = {tuple(getattr(leaf, "shape", None) for leaf in batch) for batch in leaves}
-        if len(batches) < steps or len(shapes) > 1 or None in next(iter(shapes)):
+        are_dense = all(isinstance(leaf, tf.Tensor) for batch in leaves for leaf in batch)
+        if not are_dense or len(batches) < steps:
+            return one_by_one(iter(batches))
+        if len({tuple(tuple(leaf.shape) for leaf in batch) for batch in leaves}) > 1:
             return one_by_one(iter(batches))
         return loop(tf.nest.map_structure(lambda *arrays: tf.stack(arrays), *batches))
 
