@@ -17,6 +17,7 @@ generate = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(generate)
 SHOWN = {
     "docs/machines.md": ["sweep", "benchmark/cost"],
+    "docs/omniglot.md": ["omniglot_stand_in"],
     "docs/paper.md": ["paper", "toy"],
     "docs/results.md": ["estimators/linear", "estimators/two_layers"],
     "docs/speed.md": ["benchmark/steps_and_fit", "benchmark/one_core"],
