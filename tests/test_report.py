@@ -162,7 +162,9 @@ def test_time_is_that_of_training_and_a_constant_speed_where_it_was_not_written(
 
 
 def test_pictures_say_how_long_the_runs_are_and_whether_the_data_are_the_published(tmp_path):
-    write_run(tmp_path / "full", LINEAR, {}, METRICS.replace("10,2,2", "10,1200,2"))
+    write_run(
+        tmp_path / "full", LINEAR, {"test_nll": 120.0}, METRICS.replace("10,2,2", "10,1200,2")
+    )
     name = "mnist_static-linear-1-arm-seed0-short"
     tracked = METRICS.replace("seconds", "seconds,variance_arm,variance_loo")
     tracked = tracked.replace("5,1,1,", "5,1,1,0.5,2,").replace("10,2,2,", "10,2,2,0.25,1,")
@@ -173,6 +175,7 @@ def test_pictures_say_how_long_the_runs_are_and_whether_the_data_are_the_publish
         key: figure.get_suptitle() or figure.axes[0].get_title() for key, figure in pictures.items()
     }
     shortened = "OMNIGLOT, two layers, 2 epochs (shortened; the paper has 1,200)"
+    assert list(titles) == sorted(titles, key=lambda key: (key[0], "omniglot" in key))
     assert titles == {
         "curves-mnist_static-linear": "MNIST-static, linear, 1,200 epochs",
         "curves-omniglot-two_layers-stand_in": f"{shortened}, not the published data",

@@ -141,9 +141,10 @@ def curves(runs: Iterable[Run]) -> dict[str, dict[str, list[list[dict[str, float
     """Curves of each of the paper's experiments among the runs, for `figures.elbo_curves`.
 
     Returns:
-      By experiment ("…-stand_in" on other data than the published files), and then by estimator and
-      departures from the paper's settings (a text), a list of trials' metrics at the steps that all
-      of them evaluated; runs of other lengths than the longest of their experiment are left out.
+      By experiment, in the paper's order ("…-stand_in" on other data than the published files), and
+      then by estimator and departures from the paper's settings (a text), a list of trials' metrics
+      at the steps that all of them evaluated; runs of other lengths than the longest of their
+      experiment are left out.
     """
     by_experiment: dict[str, list[Run]] = {}
     for run in runs:
@@ -151,7 +152,9 @@ def curves(runs: Iterable[Run]) -> dict[str, dict[str, list[list[dict[str, float
             other = STAND_IN if run.result.get("data_published") is False else ""
             by_experiment.setdefault(run.experiment + other, []).append(run)
     found: dict[str, dict[str, list[list[dict[str, float]]]]] = {}
-    for experiment, group in by_experiment.items():
+    order = list(paper.SETTINGS)
+    for experiment in sorted(by_experiment, key=lambda x: order.index(x.removesuffix(STAND_IN))):
+        group = by_experiment[experiment]
         longest = max(run.result["steps"] for run in group)
         groups: dict[str, list[Run]] = {}
         for run in group:
