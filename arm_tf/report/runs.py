@@ -13,8 +13,7 @@ from arm_tf.errors import RunError
 from arm_tf.training import config, run_folder
 
 # Settings in which runs of one experiment may differ from the paper's without a word.
-_INCIDENTAL = {"seed", "logdir", "name", "data_dir", "jit", "steps_per_loop", "epochs", "max_steps"}
-_EVALUATION = {"eval_every", "eval_samples"}
+_INCIDENTAL = {"seed", "epochs", "max_steps", *config.INCIDENTAL}
 
 
 COLUMNS = {
@@ -71,7 +70,7 @@ class Run:
         assert experiment, "there are no settings of the paper for this run"
         usual = {"estimator": estimator, "num_samples": estimators.check(estimator, None)[1]}
         plain = config.Config(**{**paper.SETTINGS[experiment], **usual})
-        differing = set(self.config.differences(plain)) - _INCIDENTAL - _EVALUATION
+        differing = set(self.config.differences(plain)) - _INCIDENTAL
         return {name: getattr(self.config, name) for name in sorted(differing)}
 
 
