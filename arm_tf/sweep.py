@@ -55,7 +55,7 @@ def select(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
     for pattern in patterns:
         if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
             near = difflib.get_close_matches(pattern, names, cutoff=0) or ["none"]
-            raise ConfigError(f"--cells has {pattern!r}; those most like it are {', '.join(near)}.")
+            raise ConfigError(f"--cells: no cell {pattern!r}; most like it: {', '.join(near)}.")
     fits = lambda name: any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
     return [name for name in names if not patterns or fits(name)]
 
@@ -195,17 +195,22 @@ def outline(jobs: Sequence[scheduler.Job]) -> str:
         seeds: dict[str, list[str]] = {}
         for job in group:
             if not job.is_ready():
-                seeds.setdefault("the best of these", []).append(str(job.config.seed))
+                seeds.setdefault("the best", []).append(str(job.config.seed))
             elif not job.result:
                 seeds.setdefault(f"{job.config.learning_rate:g}", []).append(str(job.config.seed))
-        left = "; ".join(f"{rate} with seed {', '.join(given)}" for rate, given in seeds.items())
+        rates: dict[str, list[str]] = {}
+        for rate, given in seeds.items():
+            rates.setdefault(", ".join(given), []).append(rate)
+        to_do = "; ".join(f"{', '.join(each)} with seed {given}" for given, each in rates.items())
+        title = source if source.endswith(estimator) else f"{source}, {estimator}"
         finished = len(group) - sum(map(len, seeds.values()))
-        lines.append(
-            f"{source if source.endswith(estimator) else f'{source}, {estimator}'}: "
-            f"{finished} of {len(group)} runs finished"
-            + (f"; to do: {left}; {paces.left(job.config for job in group)}" if left else "")
-        )
-    return "\n".join([*lines, f"In all {len(jobs)} runs; {paces.left(j.config for j in jobs)}."])
+        left = paces.left(job.config for job in group)
+        rest = f"; to do {to_do}; {left}" if to_do else ""
+        lines.append(f"{title}: {finished} of {len(group)} runs finished{rest}.")
+    left = paces.left(job.config for job in jobs)
+    known = "How long a run takes is known once one like it has been evaluated."
+    lines += [f"In all {len(jobs)} runs; {left}."] + [known] * bool(left.unknown)
+    return "\n".join(lines)
 
 
 def summarise(cells: Sequence[scheduler.Job]) -> list[dict[str, typing.Any]]:

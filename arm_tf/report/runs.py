@@ -95,7 +95,7 @@ def gather(folder: str | os.PathLike[str]) -> tuple[list[Run], list[str]]:
                 notes.append(f"{name}: not finished (epoch {epoch} of {settings.epochs})")
                 continue
             result = files.read_json(path / "result.json")
-            missing = set(COLUMNS) - set(result) - {"run", "gradient_variance"}
+            missing = {*COLUMNS, "valid_nll"} - set(result) - {"run", "gradient_variance"}
             if missing:
                 raise KeyError(f"no {', '.join(sorted(missing))}")
             variance = _own_variance(path, settings.estimator)

@@ -42,9 +42,9 @@ class Left(typing.NamedTuple):
 
     def __str__(self) -> str:
         if self.unknown and not self.core_hours:
-            return "core hours left: unknown until runs like these have been evaluated"
-        others = f" and {self.unknown} runs unlike any evaluated so far" if self.unknown else ""
-        return f"about {self.core_hours:,.1f} core hours left{others}"
+            return "unknown core hours left"
+        others = f" and {self.unknown} runs of unknown length" if self.unknown else ""
+        return f"about {self.core_hours:,.1f} core hours{others} left"
 
 
 class Paces:

@@ -98,8 +98,8 @@ def run(
     with Stop() as stop:
         while (running or waiting) and not stop.requested:
             if done or not running:  # or else none has become ready
-                ready = itertools.islice(filter(Job.is_ready, waiting), slots - len(running))
-                for job in list(ready):
+                ready = (job for job in waiting if job.is_ready())
+                for job in list(itertools.islice(ready, slots - len(running))):
                     waiting.remove(job)
                     running[start(job.config)] = job
                 if not running:
@@ -128,7 +128,7 @@ def run(
 def _view(jobs: Sequence[Job], running: Collection[Job], waiting: Collection[Job]) -> str:
     """One line on all runs."""
     finished = sum(bool(job.result) for job in jobs)
-    failed = len(jobs) - finished - len(running) - len(waiting)
+    failed = sum(job.is_given_up for job in jobs)
     under_way = ", ".join(f"{job.config.name} {job.progress:.0%}" for job in running)
     return (
         f"finished {finished} of {len(jobs)}, failed {failed}, waiting {len(waiting)}, "
