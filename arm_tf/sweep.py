@@ -13,6 +13,7 @@ sweep.json and sweep.md into --logdir; `arm_tf.report` reads the runs.
 the extra `[sweep]`.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import fnmatch
@@ -110,22 +111,28 @@ def grid(
     return cells
 
 
-def find_finished(cells: Sequence[scheduler.Job]) -> None:
-    """Lets finished runs in --logdir stand for cells from which they differ incidentally."""
-    key = lambda config: tuple((k, v) for k, v in config.settings().items() if k not in INCIDENTAL)
+def runs_in(logdir: str | os.PathLike[str]) -> list[Config]:
+    """Configurations of the runs in a folder, by the names that they have there; a list."""
+    found = []
+    for file in sorted(pathlib.Path(logdir).glob("*/config.json")):
+        with contextlib.suppress(ConfigError, RunError):
+            config = run_folder.read_config(file.parent)
+            found.append(dataclasses.replace(config, logdir=str(logdir), name=file.parent.name))
+    return found
+
+
+def find_finished(cells: Sequence[scheduler.Job], runs: Iterable[Config]) -> None:
+    """Lets finished ones among the runs stand for cells from which they differ incidentally."""
+    settings = lambda config: [*config.settings().items(), ("logdir", config.logdir)]
+    key = lambda config: tuple((k, v) for k, v in settings(config) if k not in INCIDENTAL)
     finished: dict[Hashable, Config] = {}
-    for logdir in dict.fromkeys(cell.config.logdir for cell in cells):
-        for file in sorted(pathlib.Path(logdir).glob("*/result.json")):
-            try:
-                config = run_folder.read_config(file.parent)
-                if (run_folder.read_result(file.parent) or {}).get("data_published") is not False:
-                    config = dataclasses.replace(config, logdir=logdir, name=file.parent.name)
-                    finished.setdefault((logdir, key(config)), config)
-            except (ConfigError, RunError):
-                continue  # it is none of these cells'
+    for config in runs:
+        result = run_folder.read_result(run_folder.run_path(config))
+        if result and result.get("data_published") is not False:
+            finished.setdefault(key(config), config)
     for cell in cells:
         if not cell.result:
-            cell.config = finished.get((cell.config.logdir, key(cell.config)), cell.config)
+            cell.config = finished.get(key(cell.config), cell.config)
 
 
 @dataclasses.dataclass(eq=False)
@@ -187,9 +194,12 @@ def _best_rate(results: Mapping[float, Mapping[int, dict[str, typing.Any]]]) -> 
     )
 
 
-def outline(jobs: Sequence[scheduler.Job]) -> str:
-    """What is finished and what is left, a line for each flag file and estimator, and in all."""
-    paces = estimate.Paces(job.config for job in jobs)
+def outline(jobs: Sequence[scheduler.Job], runs: Iterable[Config] = ()) -> str:
+    """What is finished and what is left, a line for each flag file and estimator, and in all.
+
+    The pace of the runs tells of that of the jobs.
+    """
+    paces = estimate.Paces([*runs, *(job.config for job in jobs)])
     lines = []
     for (source, estimator), group in _by_estimator(jobs).items():
         seeds: dict[str, list[str]] = {}
@@ -275,19 +285,20 @@ def main() -> None:
     cells = _cells(overrides)
     left_out = _without_data(cells)
     cells = [cell for cell in cells if cell not in left_out]
-    find_finished(cells)
+    runs = [run for folder in {cell.config.logdir for cell in cells} for run in runs_in(folder)]
+    find_finished(cells, runs)
     is_rates_first = values.paper if values.rates_first is None else values.rates_first
     jobs = rates_first(cells) if is_rates_first else cells
     for job in jobs:
         job.is_ready()  # decides what is decided
     jobs = list({job.path: job for job in jobs}.values())
     if values.dry_run:
-        print(outline(jobs))
+        print(outline(jobs, runs))
         return
     logdir = files.make_folder(values.logdir)
     to_do = [job for job in jobs if not job.result]
     begun, finished_before = time.monotonic(), len(jobs) - len(to_do)
-    left = lambda: estimate.Paces(job.config for job in jobs).left(
+    left = lambda: estimate.Paces([*runs, *(job.config for job in jobs)]).left(
         job.config for job in jobs if not job.is_given_up
     )
     if values.address:
@@ -296,8 +307,8 @@ def main() -> None:
         at_once = values.workers or usable_cores()
         workers = scheduler.processes(at_once, 1, scheduler.append_to_file)
     with workers as (slots, start):
-        runs = f"{len(jobs)} runs, {finished_before} of them finished before; {slots} at once"
-        print(f"{runs}; {left()}.", flush=True)
+        asked = f"{len(jobs)} runs, {finished_before} of them finished before"
+        print(f"{asked}; {slots} at once; {left()}.", flush=True)
         came_to_an_end = scheduler.run(
             to_do, slots, start, values.retries, _SECONDS_BETWEEN_VIEWS, left
         )

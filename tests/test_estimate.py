@@ -43,7 +43,7 @@ def test_a_run_goes_on_at_its_own_pace_or_the_mean_of_the_closest(config):
     write(finished, [(50, 1, 72), (100, 2, 144)], is_finished=True)
     slow = replace(config, estimator="legrad")  # 360 s
     write(slow, [(50, 1, 360), (100, 2, 720)], is_finished=True)
-    paces = estimate.Paces([own, finished, slow])
+    paces = estimate.Paces([own, finished, slow, finished])
     hours = lambda *configs: paces.left(configs)
     assert hours(finished, slow) == (0, 0)
     assert hours(own) == (pytest.approx(90 * 36 / 3600), 0)

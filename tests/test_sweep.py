@@ -180,19 +180,21 @@ def test_the_rate_is_chosen_over_the_seeds_that_all_rates_have(tmp_path):
 def test_finished_runs_that_differ_incidentally_are_not_trained_again(tmp_path):
     grid = lambda: sweep.grid([], [f"--logdir={tmp_path}"], [], RATES[:1], SEEDS)
     others = [{"eval_every": 7, "jit": False}, {"eval_every": 7, "units": 9}, {"epochs": 9}]
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "config.json").write_text('{"config": {"a": 1}}', encoding="utf-8")
     for cell, settings in zip(grid(), others, strict=True):
         other = scheduler.Job(dataclasses.replace(cell.config, **settings))
         write_result(other, 90.0, 80.0)
         record = {"config": dataclasses.asdict(other.config)}
         (other.path / "config.json").write_text(json.dumps(record), encoding="utf-8")
     cells = grid()
-    sweep.find_finished(cells)
+    sweep.find_finished(cells, sweep.runs_in(tmp_path))
     assert [bool(cell.result) for cell in cells] == [True, False, False]
     assert [cell.config.eval_every for cell in cells] == [7, 1, 1]
     result = {**cells[0].result, "data_published": False}
     (cells[0].path / "result.json").write_text(json.dumps(result), encoding="utf-8")
     cells = grid()
-    sweep.find_finished(cells)
+    sweep.find_finished(cells, sweep.runs_in(tmp_path))
     assert not any(cell.result for cell in cells)
 
 

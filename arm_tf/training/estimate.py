@@ -16,7 +16,7 @@ from arm_tf.training.config import INCIDENTAL, Config
 
 # Settings in which a run may differ from another whose pace stands in for its own: one of the same
 # estimator, or else one of any.
-_SAME_ESTIMATOR = {"seed", "learning_rate", "epochs", "max_steps"}
+_SAME_ESTIMATOR = {"seed", "learning_rate", "epochs", "max_steps", "test_samples"}
 _ANY_ESTIMATOR = {*_SAME_ESTIMATOR, *INCIDENTAL, *estimators.OPTIONS, "estimator", "num_samples",
                   "decoder_samples", "estimator_learning_rate", "track_variance"}  # fmt: skip
 
@@ -59,7 +59,8 @@ class Paces:
         self._like: dict[Hashable, list[Pace]] = {}
         for config in configs:
             path = run_folder.run_path(config)
-            if found := (_pace_of_finished if _is_finished(path) else pace)(path):
+            found = (_pace_of_finished if _is_finished(path) else pace)(path)
+            if found and path not in self._own:
                 self._own[path] = found
                 for key in _keys(config):
                     self._like.setdefault(key, []).append(found)
