@@ -400,7 +400,9 @@ if __name__ == "__main__":
         "mnist_static-*-arm. Unset: all.",
     )
     flags.DEFINE_list("estimators", [], "Estimators; unset: that of each flag file.")
-    flags.DEFINE_list("learning_rates", ["5e-4", "1e-4", "5e-5"], "To choose from; --paper has its own.")
+    flags.DEFINE_list(
+        "learning_rates", ["5e-4", "1e-4", "5e-5"], "To choose from; --paper has its own."
+    )
     flags.DEFINE_bool(
         "rates_first",
         None,
