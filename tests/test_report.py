@@ -14,7 +14,7 @@ from arm_tf.training.config import Config
 RESULT = {
     "test_nll": 107.25, "test_neg_elbo": 112.0, "best_epoch": 9.0, "epochs": 1200.0,
     "steps_per_second": 512.3, "evaluations_per_step": 3, "steps": 1_200_000,
-    "test_samples": 1000, "data_published": True,
+    "test_samples": 1000, "data_published": True, "valid_nll": 109.5,
 }  # fmt: skip
 LINEAR = paper.SETTINGS["mnist_static-linear"]
 SHORT = {**LINEAR, "epochs": 10}
@@ -62,8 +62,12 @@ def test_full_runs_on_published_data_stand_beside_the_published_figures(tmp_path
         write_run(tmp_path / f"arm{seed}", {**LINEAR, "seed": seed}, {"test_nll": bound})
     write_run(tmp_path / "legrad", {**LINEAR, "estimator": "legrad"}, {"test_nll": 117.0})
     faster = {**LINEAR, "learning_rate": 5e-4, "eval_every": 20}
-    write_run(tmp_path / "faster", faster, {"test_nll": 106.0})
-    write_run(tmp_path / "slower", {**LINEAR, "learning_rate": 5e-5}, {"test_nll": 109.0})
+    write_run(tmp_path / "faster", faster, {"test_nll": 106.0, "valid_nll": 110.0})
+    slower = {**LINEAR, "learning_rate": 5e-5}
+    write_run(tmp_path / "slower", slower, {"test_nll": 109.0, "valid_nll": 111.0})
+    write_run(
+        tmp_path / "worse", {**slower, "eval_every": 2}, {"test_nll": 1.0, "valid_nll": 112.0}
+    )
     more = {**LINEAR, "num_samples": 2, "test_samples": 10}
     write_run(tmp_path / "more", more, {"test_nll": 105.0})
     write_run(tmp_path / "short", SHORT, {"epochs": 10.0, "test_nll": 120.0})
@@ -72,25 +76,38 @@ def test_full_runs_on_published_data_stand_beside_the_published_figures(tmp_path
     write_run(tmp_path / "glyphs", {"epochs": 1200}, {"data_published": None, "test_nll": 90.0})
     runs, _ = report.gather(tmp_path)
 
-    more, faster, arm, slower, legrad = report.compared(runs)
+    more, arm, legrad = report.compared(runs)
     assert (arm["published"], arm["seeds"]) == ("107.2 ± 0.1", [0, 1])
     assert arm["ours"] == pytest.approx((107.2, 0.4 / 2**0.5))
     assert arm["difference"] == pytest.approx(0) and arm["estimator"] == "`arm`"
     assert (legrad["published"], legrad["difference"]) == ("≤ 117.5", None)
-    assert [row["learning_rate"] for row in (faster, arm, slower)] == [5e-4, 1e-4, 5e-5]
+    assert (arm["learning_rate"], arm["missing"]) == (1e-4, [])
+    assert {rate: tried["test"].mean for rate, tried in arm["rates"].items()} == {
+        5e-4: 106.0, 1e-4: pytest.approx(107.2), 5e-5: 109.0,
+    }  # fmt: skip
+    assert [tried["seeds"] for tried in arm["rates"].values()] == [[0], [0, 1], [0]]
+    assert legrad["missing"] == [5e-4, 5e-5]
     assert more["estimator"] == "`arm`, num_samples=2, test_samples=10"
     assert more["ours"].deviation is None
 
     text = report.markdown(runs)
-    beside, others, stand_ins = text.split("\n\n| ")[1:]
-    arm = "| MNIST-static, linear | `arm` | 1e-4 | 107.2 ± 0.1 | 107.20 ± 0.28 | +0.00 | 1,200 |"
-    assert f"{arm} 0, 1 |" in beside
-    assert "| 5e-4 | 107.2 ± 0.1 | 106.00 | −1.20 | 1,200 | 0 |" in beside
+    beside, rates, others, stand_ins = text.split("\n\n| ")[1:]
+    arm = (
+        "| MNIST-static, linear | `arm` | 107.2 ± 0.1 | 107.20 ± 0.28 | +0.00 | 1e-4 | – | 1,200 |"
+    )
+    assert f"{arm} 2 of 5 |" in beside
+    assert "| `legrad` | ≤ 117.5 | 117.00 | – | 1e-4 | 5e-4, 5e-5 | 1,200 | 1 of 5 |" in beside
+    assert [line.partition("`arm` ")[2] for line in rates.splitlines()[2:5]] == [
+        "| 5e-4 | 110.00 | 106.00 | 0 |",
+        "| 1e-4 | 109.50 ± 0.00 | 107.20 ± 0.28 | 0, 1 |",
+        "| 5e-5 | 111.00 | 109.00 | 0 |",
+    ]
+    assert "legrad" not in rates and "num_samples" not in rates
     assert "short" in others and "glyphs" in others and "stand_in" not in beside + others
     assert "stand_in" in stand_ins
 
     rows = {row["run"]: row for row in csv.DictReader(io.StringIO(report.table_csv(runs)))}
-    assert len(rows) == 9
+    assert len(rows) == 10
     assert (rows["arm0"]["comparable"], rows["short"]["comparable"]) == ("True", "False")
 
 

@@ -13,8 +13,7 @@ from arm_tf.errors import RunError
 from arm_tf.training import config, run_folder
 
 # Settings in which runs of one experiment may differ from the paper's without a word.
-_INCIDENTAL = {"seed", "logdir", "name", "data_dir", "jit", "steps_per_loop", "epochs", "max_steps"}
-_EVALUATION = {"eval_every", "eval_samples"}
+_INCIDENTAL = {"seed", "epochs", "max_steps", *config.INCIDENTAL}
 STAND_IN = "-stand_in"  # at the end of an experiment's name: the data are not the published ones
 
 
@@ -73,7 +72,7 @@ class Run:
         assert experiment, "there are no settings of the paper for this run"
         usual = {"estimator": estimator, "num_samples": estimators.check(estimator, None)[1]}
         plain = config.Config(**{**paper.SETTINGS[experiment], **usual})
-        differing = set(self.config.differences(plain)) - _INCIDENTAL - _EVALUATION
+        differing = set(self.config.differences(plain)) - _INCIDENTAL
         return {name: getattr(self.config, name) for name in sorted(differing)}
 
 
@@ -98,7 +97,7 @@ def gather(folder: str | os.PathLike[str]) -> tuple[list[Run], list[str]]:
                 notes.append(f"{name}: not finished (epoch {epoch} of {settings.epochs})")
                 continue
             result = files.read_json(path / "result.json")
-            missing = set(COLUMNS) - set(result) - {"run", "gradient_variance"}
+            missing = {*COLUMNS, "valid_nll"} - set(result) - {"run", "gradient_variance"}
             if missing:
                 raise KeyError(f"no {', '.join(sorted(missing))}")
             if not all("training_seconds" in row for row in metrics):
