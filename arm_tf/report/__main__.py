@@ -4,7 +4,8 @@ Prints the tables and writes them as report.md and report.csv into the folder, w
 negative ELBO against steps and seconds for each experiment of the paper. Runs of the paper's length
 on the published data stand beside the published figures; all others are in tables of their own.
 Runs that are not finished, and files that cannot be read, are named and passed over. Of what the
-toy, the benchmark and sweeps have written into the folder it prints the tables, too.
+toy, the benchmark, sweeps and `arm_tf.variance` have written into the folder it prints the tables,
+too.
 """
 
 import pathlib
