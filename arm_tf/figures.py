@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.colors import hsv_to_rgb, to_hex, to_rgb
 from matplotlib.figure import Figure
-from matplotlib.text import Text
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import LogLocator, NullLocator
 from matplotlib.transforms import Bbox
 from PIL import Image
 
@@ -251,6 +252,7 @@ def variances(rows: Sequence[dict[str, typing.Any]], title: str) -> Figure:
             is_full = is_fair & (biases == nowhere)
             for axes, values, on_front in ((by_bias, biases, is_fair), (by_time, times, is_full)):
                 axes.set(xscale="log", yscale="log")
+                _plain_ticks(axes.xaxis, axes.yaxis)
                 axes.grid(alpha=0.3)
                 _draw_front(axes, values[on_front], deviations[on_front])
                 for row, x, y, bias, fair in zip(
@@ -262,16 +264,17 @@ def variances(rows: Sequence[dict[str, typing.Any]], title: str) -> Figure:
                     name = f"{row['estimator']} ({row['evaluations']})"
                     to_label.append((axes, x, y, name, color))
             by_bias.axvspan(nowhere / 10**0.5, nowhere * 10**0.5, color="#eeeeee", zorder=0)
-            by_bias.set_xlim(nowhere / 10**0.5, 10 ** np.ceil(np.log10(max(biases)) + 0.5))
-            ticks = [x for x in by_bias.get_xticks() if nowhere < x < by_bias.get_xlim()[1]]
-            by_bias.set_xticks([nowhere, *ticks], ["none seen", *map(_power, ticks)])
-            by_bias.xaxis.set_minor_formatter(NullFormatter())
+            by_bias.set_xlim(nowhere / 10**0.5, 5 * max(biases))
+            ticks = [x for x in by_bias.get_xticks() if 4 * nowhere < x <= by_bias.get_xlim()[1]]
+            by_bias.set_xticks([nowhere, *ticks], ["none seen", *(f"{x:g}" for x in ticks)])
             by_bias.set(xlabel="bias (root mean square)", ylabel="standard deviation, one estimate")
             by_time.set_xlabel("microseconds an estimate")
             low, high = min(times), max(times)
             by_time.set_xlim(low / 1.5, high * max(2.0, (high / low) ** 0.25))
             name = {"elbo": "ELBO", "multisample": "multi-sample bound"}[objective]
             by_bias.set_title(f"{name}: gradient in the logits (evaluations of f)", loc="left")
+            by_time.set_title("full: no bias seen; hollow: bias seen; ×: ascends something else; "
+                              "grey: front", loc="left", fontsize=8)  # fmt: skip
         figure.suptitle(title)
         _label(figure, to_label)
     return figure
@@ -310,8 +313,9 @@ def variances_along(rows: Sequence[dict[str, typing.Any]], title: str) -> Figure
                     last = max(i for i, value in enumerate(values) if np.isfinite(value))
                     ends.append((last, values[last], f"{name} ({own[0]['evaluations']})", color))
                 axes.set_yscale("log")
+                _plain_ticks(axes.yaxis)
                 axes.set_xticks(range(len(steps)), [f"{step:,}" for step in steps])
-                axes.set_xlim(-0.1, 1.35 * max(len(steps) - 1, 1))
+                axes.set_xlim(-0.1, 1.45 * max(len(steps) - 1, 1))
                 axes.set(xlabel="steps of training", ylabel=f"{what} of the gradient in the logits")
                 axes.grid(alpha=0.3)
                 _label_ends(figure, axes, ends)
@@ -321,7 +325,10 @@ def variances_along(rows: Sequence[dict[str, typing.Any]], title: str) -> Figure
     return figure
 
 
-def _by_objective(rows):
+def _by_objective(
+    rows: Sequence[dict[str, typing.Any]],
+) -> dict[str, list[dict[str, typing.Any]]]:
+    """The rows of each objective, without those of no variance but for rounding."""
     groups: dict[str, list[dict[str, typing.Any]]] = {}
     for row in rows:
         groups.setdefault(row["objective"], []).append(row)
@@ -338,11 +345,14 @@ def _seen_bias(row: dict[str, typing.Any]) -> float | None:
     return bias if bias is not None and bias > 2 * size else None
 
 
-def _power(number: float) -> str:
-    return f"$10^{{{round(np.log10(number))}}}$"
+def _plain_ticks(*logarithmic: Axis) -> None:
+    for axis in logarithmic:
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter("{x:,g}")
+        axis.set_minor_locator(NullLocator())
 
 
-def _draw_front(axes, x: np.ndarray, y: np.ndarray) -> None:
+def _draw_front(axes: Axes, x: np.ndarray, y: np.ndarray) -> None:
     """A staircase through the points that no other is below and left of."""
     best: list[tuple[float, float]] = []
     for point in sorted(zip(x, y, strict=True)):
@@ -350,7 +360,7 @@ def _draw_front(axes, x: np.ndarray, y: np.ndarray) -> None:
             best.append(point)
     if best:
         xs, ys = zip(*best, strict=True)
-        axes.step([*xs, 1e9 * xs[-1]], [*ys, ys[-1]], where="post", color="#bbbbbb", linewidth=4,
+        axes.step([*xs, 1e9 * xs[-1]], [*ys, ys[-1]], where="post", color="#dddddd", linewidth=4,
                   scalex=False, scaley=False, solid_capstyle="butt", zorder=1)  # fmt: skip
 
 
@@ -362,7 +372,7 @@ def _label(figure: Figure, points: Sequence[tuple]) -> None:
     """
     figure.draw_without_rendering()
     pixels = figure.dpi / 72
-    taken: dict[typing.Any, list[Bbox]] = {}
+    taken: dict[Axes, list[Bbox]] = {}
     for axes, x, y, *_ in points:
         centre = axes.transData.transform((x, y))
         taken.setdefault(axes, []).append(Bbox([centre - 4 * pixels, centre + 4 * pixels]))
@@ -389,7 +399,7 @@ def _label(figure: Figure, points: Sequence[tuple]) -> None:
         ).set_in_layout(False)  # fmt: skip
 
 
-def _label_ends(figure: Figure, axes, ends: Sequence[tuple]) -> None:
+def _label_ends(figure: Figure, axes: Axes, ends: Sequence[tuple]) -> None:
     """Names lines at their ends: tuples of x, y, text and colour."""
     figure.draw_without_rendering()
     gap = 10 * figure.dpi / 72
