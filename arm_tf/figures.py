@@ -238,10 +238,9 @@ def variances(rows: Sequence[dict[str, typing.Any]], title: str) -> Figure:
     """
     groups = _by_objective(rows)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(12, 0.6 + 5.4 * len(groups)), dpi=DPI, layout="constrained")
-        grid = figure.subplots(len(groups), 2, sharey="row", squeeze=False)
+        figure, grid = _rows_of_panels(len(groups), sharey="row")
         to_label = []
-        for (objective, group), (by_bias, by_time) in zip(groups.items(), grid, strict=True):
+        for (objective, group), (by_bias, by_time) in zip(groups.items(), grid, strict=False):
             deviations = np.sqrt([row["variance_logits"] for row in group])
             seen = [_seen_bias(row) for row in group]
             least = min(filter(None, seen), default=1.0)
@@ -294,9 +293,8 @@ def variances_along(rows: Sequence[dict[str, typing.Any]], title: str) -> Figure
     groups = _by_objective(rows)
     steps = sorted({row["step"] for row in rows})
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(12, 0.6 + 5.4 * len(groups)), dpi=DPI, layout="constrained")
-        grid = figure.subplots(len(groups), 2, squeeze=False)
-        for (objective, group), panels in zip(groups.items(), grid, strict=True):
+        figure, grid = _rows_of_panels(len(groups), sharey=False)
+        for (objective, group), panels in zip(groups.items(), grid, strict=False):
             names = dict.fromkeys(row["estimator"] for row in group)
             for axes, what in zip(panels, ("variance", "bias"), strict=True):
                 ends = []
@@ -305,7 +303,7 @@ def variances_along(rows: Sequence[dict[str, typing.Any]], title: str) -> Figure
                     values = [row[f"{what}_logits"] for row in own]
                     if what == "bias":
                         values = [_seen_bias(row) or np.nan for row in own]
-                    if not np.isfinite(values).any() or max(values) < 1e-9:
+                    if not np.isfinite(values).any():
                         continue
                     color, dashes = estimator_style(name)
                     axes.plot(range(len(values)), values, color=color, linestyle=dashes,
@@ -325,6 +323,13 @@ def variances_along(rows: Sequence[dict[str, typing.Any]], title: str) -> Figure
     return figure
 
 
+def _rows_of_panels(number: int, sharey: str | bool) -> tuple[Figure, np.ndarray]:
+    """A figure of rows of two panels, one where there is nothing to draw, and its axes."""
+    number = max(1, number)
+    figure = Figure(figsize=(12, 0.6 + 5.4 * number), dpi=DPI, layout="constrained")
+    return figure, figure.subplots(number, 2, sharey=sharey, squeeze=False)
+
+
 def _by_objective(
     rows: Sequence[dict[str, typing.Any]],
 ) -> dict[str, list[dict[str, typing.Any]]]:
@@ -332,10 +337,11 @@ def _by_objective(
     groups: dict[str, list[dict[str, typing.Any]]] = {}
     for row in rows:
         groups.setdefault(row["objective"], []).append(row)
-    most = max(row["variance_logits"] for row in rows)
+    least = 1e-10 * max(row["variance_logits"] for row in rows)
     return {
-        objective: [row for row in group if row["variance_logits"] > 1e-10 * most] or group
+        objective: [row for row in group if row["variance_logits"] > least]
         for objective, group in groups.items()
+        if any(row["variance_logits"] > least for row in group)
     }
 
 

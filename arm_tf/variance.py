@@ -80,7 +80,7 @@ def main() -> None:
         if row.objective == "elbo":
             samples = samples_within(name, values.evaluations, config.units)
         else:
-            asked = values.num_samples or bound_samples
+            asked = bound_samples if values.num_samples is None else values.num_samples
             _, samples = config.check_estimator("estimators", name, asked)
         num_samples[row.name] = samples
     dataset = config.load_data()

@@ -147,6 +147,7 @@ def test_multisample_estimators_are_held_against_the_gradient_of_their_bound():
         assert row[name]["bias_weights"] is row[name]["bias_noise_logits"] is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["one layer", "two layers", "conditional"])
 def test_every_row_is_served_that_a_model_can_train_with(kind):
     """And those that the table calls unbiased show none."""

@@ -334,4 +334,4 @@ def _reference(
     takes = lambda name: model.units <= estimators.get(name).max_units
     if model.num_layers == 1 and takes("exact"):
         return "exact", 1, 2
-    return ("ram", 1, draws // 5) if takes("ram") else ("disarm", 1, 10 * draws)
+    return ("ram", 1, draws) if takes("ram") else ("disarm", 1, 10 * draws)
