@@ -224,9 +224,9 @@ def variances(rows: Sequence[dict[str, typing.Any]], title: str) -> Figure:
     """Figure of several estimators' gradients in the logits: deviation against bias and time.
 
     A row of two panels for each objective. A bias below twice its noise is at "none seen", and so
-    are estimators that ascend something else, as crosses; dots are hollow where a bias is seen. The
-    grey lines are the fronts, of those that no other beats in both; that of the time is of the full
-    dots. Deviations of zero but for rounding, as of "exact", are not drawn.
+    are estimators that ascend something else, as crosses; dots are hollow where the table says that
+    there is a bias, or one is seen. The grey lines are the fronts, of those that no other beats in
+    both; that of the time is of the full dots. Deviations of zero but for rounding, as of "exact", are not drawn.
 
     Args:
       rows: dicts with "estimator", "objective", "evaluations", "microseconds", "variance_logits",
@@ -247,19 +247,25 @@ def variances(rows: Sequence[dict[str, typing.Any]], title: str) -> Figure:
             nowhere = 10 ** (np.floor(np.log10(least)) - 0.5)  # to the left of all that is seen
             biases = np.array([bias or nowhere for bias in seen])
             times = np.array([row["microseconds"] for row in group])
-            is_fair = np.array([not estimators.get(row["estimator"]).ascends for row in group])
-            is_full = is_fair & (biases == nowhere)
-            for axes, values, on_front in ((by_bias, biases, is_fair), (by_time, times, is_full)):
+            table = [estimators.get(row["estimator"]) for row in group]
+            is_fair = np.array([not row.ascends for row in table])
+            is_full = np.array(
+                [not (row.biased or bias) for row, bias in zip(table, seen, strict=True)]
+            )
+            for axes, values, on_front in (
+                (by_bias, biases, is_fair),
+                (by_time, times, is_fair & is_full),
+            ):
                 axes.set(xscale="log", yscale="log")
                 _plain_ticks(axes.xaxis, axes.yaxis)
                 axes.grid(alpha=0.3)
                 _draw_front(axes, values[on_front], deviations[on_front])
-                for row, x, y, bias, fair in zip(
-                    group, values, deviations, seen, is_fair, strict=True
+                for row, x, y, full, fair in zip(
+                    group, values, deviations, is_full, is_fair, strict=True
                 ):
                     color, _ = estimator_style(row["estimator"])
                     axes.plot(x, y, "o" if fair else "x", color=color, markersize=6,
-                              markerfacecolor="white" if bias else color)  # fmt: skip
+                              markerfacecolor=color if full else "white")  # fmt: skip
                     name = f"{row['estimator']} ({row['evaluations']})"
                     to_label.append((axes, x, y, name, color))
             by_bias.axvspan(nowhere / 10**0.5, nowhere * 10**0.5, color="#eeeeee", zorder=0)
@@ -272,8 +278,8 @@ def variances(rows: Sequence[dict[str, typing.Any]], title: str) -> Figure:
             by_time.set_xlim(low / 1.5, high * max(2.0, (high / low) ** 0.25))
             name = {"elbo": "ELBO", "multisample": "multi-sample bound"}[objective]
             by_bias.set_title(f"{name}: gradient in the logits (evaluations of f)", loc="left")
-            by_time.set_title("full: no bias seen; hollow: bias seen; ×: ascends something else; "
-                              "grey: front", loc="left", fontsize=8)  # fmt: skip
+            by_time.set_title("full: unbiased; hollow: biased; ×: ascends something else; grey: "
+                              "front, here of the unbiased", loc="left", fontsize=8)  # fmt: skip
         figure.suptitle(title)
         _label(figure, to_label)
     return figure
@@ -323,7 +329,7 @@ def variances_along(rows: Sequence[dict[str, typing.Any]], title: str) -> Figure
     return figure
 
 
-def _rows_of_panels(number: int, sharey: str | bool) -> tuple[Figure, np.ndarray]:
+def _rows_of_panels(number: int, sharey: typing.Literal["row", False]) -> tuple[Figure, np.ndarray]:
     """A figure of rows of two panels, one where there is nothing to draw, and its axes."""
     number = max(1, number)
     figure = Figure(figsize=(12, 0.6 + 5.4 * number), dpi=DPI, layout="constrained")

@@ -287,7 +287,7 @@ def compare(
         for *by, number in [_reference(model, *aim, draws)]
     }
     timing: dict[str, list[float]] = {name: [] for name in gradients}
-    rows = []
+    rows: list[dict[str, typing.Any]] = []
     for step in weights:
         for i in range(0 if rows else rounds + 1):
             for name, each in gradients.items():
@@ -311,8 +311,8 @@ def compare(
                 "microseconds_high": high,
             }
             for i, where in enumerate(("logits", "weights")):
-                against = expected.get(aims.get(name))
-                bias, bias_noise = found[i].bias(against[i]) if against else (None, None)
+                aim = aims.get(name)
+                bias, bias_noise = found[i].bias(expected[aim][i]) if aim else (None, None)
                 row |= {
                     f"variance_{where}": found[i].mean_variance,
                     f"variance_stderr_{where}": found[i].mean_variance_stderr,
@@ -331,7 +331,7 @@ def _reference(
     """An unbiased estimator of an objective, its samples, and draws enough of it."""
     if objective == "multisample":
         return "disarm_local", num_samples, 10 * draws
-    takes = lambda name: model.units <= estimators.get(name).max_units
+    takes = lambda name: model.units <= (estimators.get(name).max_units or model.units)
     if model.num_layers == 1 and takes("exact"):
         return "exact", 1, 2
     return ("ram", 1, draws) if takes("ram") else ("disarm", 1, 10 * draws)
