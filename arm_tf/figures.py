@@ -226,7 +226,8 @@ def variances(rows: Sequence[dict[str, typing.Any]], title: str) -> Figure:
     A row of two panels for each objective. A bias below twice its noise is at "none seen", and so
     are estimators that ascend something else, as crosses; dots are hollow where the table says that
     there is a bias, or one is seen. The grey lines are the fronts, of those that no other beats in
-    both; that of the time is of the full dots. Deviations of zero but for rounding, as of "exact", are not drawn.
+    both; that of the time is of the full dots. Deviations of zero but for rounding, as of "exact",
+    are not drawn.
 
     Args:
       rows: dicts with "estimator", "objective", "evaluations", "microseconds", "variance_logits",

@@ -277,7 +277,7 @@ def test_variance_of_a_fresh_model_and_of_a_run(tmp_path):
 
 def test_variance_along_a_run_that_keeps_weights(tmp_path):
     folder = tmp_path / "run"
-    kept = (f"--logdir={tmp_path}", "--name=run", "--keep_epochs=0,1", "--batch_size=500")
+    kept = (f"--logdir={tmp_path}", "--name=run", "--keep_epochs=0,1", "--batch_size=2000")
     assert call("train", *FAST, *kept).returncode == 0
     arguments = (f"--trajectory={folder}", "--draws=20", "--images=4", "--rounds=1")
     along = call("variance", *arguments, "--estimators=rws,arm,vimco", "--num_samples=3")
