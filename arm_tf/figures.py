@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.colors import hsv_to_rgb, to_hex, to_rgb
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 from matplotlib.transforms import Bbox
 from PIL import Image
 
@@ -31,7 +31,8 @@ _COLORS = ("#0072B2", "#D55E00", "#000000", "#CC79A7", "#E69F00", "#56B4E9", "#0
 _GOLDEN = 0.618  # of the circle of hues, to the next colour after those
 DPI = 120
 STYLE: dict[typing.Any, bool] = {"axes.spines.top": False, "axes.spines.right": False}
-_PARTS = {"train": "training", "valid": "validation"}
+_LEGEND_COLUMNS = 3
+_PARTS = {"train": "training", "valid": "validation", "test": "test"}
 
 
 def estimator_style(name: str) -> tuple[str, typing.Any]:
@@ -135,57 +136,62 @@ def run_curves(
 
 
 def elbo_curves(trials: Mapping[str, Sequence[Sequence[dict[str, float]]]], title: str) -> Figure:
-    """Figure of the negative ELBO in training and validation, against steps and seconds.
+    """Figure of the negative ELBO in training, validation and test, against steps and seconds.
 
     The mean over trials, and a band of one standard deviation where there are several. The second
-    curve of an estimator is fainter than the first, and so on.
+    curve of an estimator is fainter than the first, and so on. Axes end where the median of the
+    curves is after a twentieth of its length, or above the end of the worst.
 
     Args:
       trials: dict from estimator, or "estimator, settings", to a list of trials' rows of
-        metrics.csv, of equal lengths.
+        metrics.csv, with `training_seconds`, of equal lengths.
       title: str.
 
     Returns:
       matplotlib Figure.
     """
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(10, 7), dpi=DPI, layout="constrained")
-        panels = figure.subplots(2, 2, sharex="col", sharey="row")
+        legend_rows = -(-len(trials) // _LEGEND_COLUMNS)
+        figure = Figure(figsize=(10, 9 + 0.25 * legend_rows), dpi=DPI, layout="constrained")
+        panels = figure.subplots(3, 2, sharex="col", sharey="row")
         for (part, word), row in zip(_PARTS.items(), panels, strict=True):
             shown = {
                 name: runs for name, runs in trials.items() if f"{part}_neg_elbo" in runs[0][0]
             }
-            tops, ends = [], []
+            lowest, tops, ends = [], [], []
             drawn: list[str] = []
             for name, runs in shown.items():
                 estimator = name.partition(",")[0]
                 color, dashes = estimator_style(estimator)
-                strength = 0.5 ** drawn.count(estimator)
+                strength = 0.6 ** drawn.count(estimator)
                 drawn.append(estimator)
                 values = np.array([[r[f"{part}_neg_elbo"] for r in rows] for rows in runs])
                 mean, deviation = (
                     values.mean(axis=0),
                     values.std(axis=0, ddof=min(1, len(runs) - 1)),
                 )
-                for axes, against in zip(row, ("step", "seconds"), strict=True):
+                label = f"{name} ({len(runs)} seeds)" if len(runs) > 1 else name
+                for axes, against in zip(row, ("step", "training_seconds"), strict=True):
                     x = np.mean([[r[against] for r in rows] for rows in runs], axis=0)
                     look = {"color": color, "alpha": strength, "linestyle": dashes}
-                    axes.plot(x, mean, **look, label=name)
+                    axes.plot(x, mean, **look, label=label)
                     look = {"color": color, "alpha": 0.2 * strength}
                     axes.fill_between(x, mean - deviation, mean + deviation, **look)
+                lowest.append(mean.min())
                 tops.append(mean[len(mean) // 20])
-                ends.append(mean.min())
+                ends.append(mean[-1])
             if shown:
-                row[0].set_ylim(min(ends) - 1, max(tops) + 1)
+                row[0].set_ylim(min(lowest) - 1, max(np.median(tops), *ends) + 1)
             row[0].set_ylabel(f"{word} −ELBO (nats)")
             for axes in row:
                 axes.grid(alpha=0.3)
-        panels[1, 0].set_xlabel("steps")
-        panels[1, 1].set_xlabel("seconds, evaluation included")
-        panels[1, 0].ticklabel_format(axis="x", scilimits=(-3, 4), useMathText=True)
+        panels[2, 0].set_xlabel("steps")
+        panels[2, 0].xaxis.set_major_formatter(EngFormatter(sep=""))
+        panels[2, 1].set_xlabel("seconds of training (evaluation and pauses left out)")
         figure.suptitle(title)
         handles, labels = panels[1, 0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside right upper", frameon=False)
+        look = {"ncols": _LEGEND_COLUMNS, "frameon": False}
+        figure.legend(handles, labels, loc="outside lower center", **look)
     return figure
 
 

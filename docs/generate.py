@@ -2,11 +2,14 @@
 
 Tables between `<!-- python -m arm_tf.report FOLDER -->` or `<!-- arm_tf.estimators.markdown() -->`
 and `<!-- end -->` are made anew by `python docs/generate.py`, in README.md and docs/; tests compare
-them. Built into the site alone are the estimators one by one, the commands' flags, the pages of the
-API, a module each, and copies of files elsewhere in the repository that pages link to.
+them. Built into the site alone are the figures of finished runs, at `<!-- curves of FOLDER -->`,
+the estimators one by one, the commands' flags, the pages of the API, a module each, and copies of
+files elsewhere in the repository that pages link to.
 """
 
 import ast
+import functools
+import io
 import pathlib
 import re
 import subprocess
@@ -16,6 +19,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "arm_tf"
 BLOCK = re.compile(r"<!-- (python -m arm_tf\.report (\S+)|arm_tf\.estimators\.markdown\(\)) -->\n"
                    r"(.*?)\n<!-- end -->\n", re.DOTALL)  # fmt: skip
+FIGURES = re.compile(r"<!-- (curves|variance) of (\S+) -->\n")
 _OUTSIDE = re.compile(r"\]\(\.\./([^)#]+)\)")
 _ROOT_PAGES = {"contribute.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md"}
 
@@ -45,6 +49,37 @@ def _table(folder):
     if notes or not text:
         raise ValueError(f"{folder}: {'; '.join(notes) or 'no results'}.")
     return text
+
+
+@functools.cache
+def pictures(kind, folder):
+    """Figures of a folder of finished runs: by file name, (title, content of a PNG); a dict.
+
+    Args:
+      kind: "curves" or "variance".
+      folder: path below the root, a text.
+
+    Raises:
+      ValueError: results that cannot be read are passed over, or there is nothing to draw.
+    """
+    from arm_tf import report
+
+    runs, notes = report.gather(ROOT / folder)
+    found = {}
+    for name, figure in report.pictures(runs).items():
+        if name.startswith(f"{kind}-"):
+            file = io.BytesIO()
+            figure.savefig(file)
+            title = figure.get_suptitle() or figure.axes[0].get_title()
+            found[f"{folder.replace('/', '-')}-{name}.png"] = (title, file.getvalue())
+    if notes or not found:
+        raise ValueError(f"{folder}: {'; '.join(notes) or f'no {kind}'}.")
+    return found
+
+
+def _shown(kind, folder):
+    shown = [f"![{title}]({name})" for name, (title, _) in pictures(kind, folder).items()]
+    return "\n\n".join(shown) + "\n"
 
 
 def estimators_one_by_one():
@@ -156,6 +191,9 @@ def on_files(files, config):
             File.generated(config, name, content=re.sub(r"\]\((?=[a-z_]+/)", "](../", text))
         )
     texts = [file.content_string for file in files.documentation_pages()]
+    for kind, folder in sorted({shown for text in texts for shown in FIGURES.findall(text)}):
+        for name, (_, content) in pictures(kind, folder).items():
+            files.append(File.generated(config, name, content=content))
     texts.append(estimators_one_by_one())
     for path in sorted({path for text in texts for path in _OUTSIDE.findall(text)}):
         if not (ROOT / path).is_file():
@@ -174,6 +212,7 @@ def on_page_markdown(markdown, page, config, files):
     ):
         if mark in markdown:
             markdown = markdown.replace(mark, make())
+    markdown = FIGURES.sub(lambda m: _shown(m[1], m[2]), markdown)
     return _OUTSIDE.sub(r"](repository/\1)", markdown)
 
 

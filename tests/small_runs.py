@@ -9,7 +9,7 @@ from arm_tf import data
 from arm_tf.training import run_folder, session
 from arm_tf.training.config import Config
 
-TIMES = {"seconds", "steps_per_second"}
+TIMES = {"seconds", "training_seconds", "steps_per_second"}
 
 
 def small_dataset():
@@ -77,7 +77,7 @@ def figures(folder):
 
 def metrics(folder):
     return [
-        {k: v for k, v in row.items() if k != "seconds"}
+        {k: v for k, v in row.items() if k not in TIMES}
         for row in run_folder.read_metrics(folder.path)
     ]
 

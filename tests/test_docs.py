@@ -21,6 +21,7 @@ SHOWN = {
         for name in ("linear", "few", "many", "two_layers", "conditional", "multisample")
     ],
     "docs/machines.md": ["sweep", "benchmark/cost"],
+    "docs/omniglot.md": ["omniglot_stand_in"],
     "docs/paper.md": ["paper", "toy"],
     "docs/results.md": ["estimators/linear", "estimators/two_layers"],
     "docs/speed.md": ["benchmark/steps_and_fit", "benchmark/one_core"],
@@ -49,6 +50,23 @@ def test_every_table_of_results_is_made_from_a_folder_and_another_figure_is_seen
         assert "<!-- arm_tf.estimators.markdown() -->" in read(page)
     changed = read("README.md").replace("106.76 ± 0.09", "106.67 ± 0.09")
     assert generate.refreshed(changed) == read("README.md") != changed
+
+
+def test_figures_of_the_site_are_those_of_the_results():
+    shown = generate.FIGURES.findall(read("docs/figures.md"))
+    assert ("curves", "runs/results/paper") in shown
+    folder = "runs/results/variance_along_training"
+    assert ("variance", folder) in shown
+    [(name, (title, content))] = generate.pictures("variance", folder).items()
+    assert content.startswith(b"\x89PNG") and "25 epochs (shortened" in title
+    page = f"Before.\n<!-- variance of {folder} -->\nAfter."
+    made = generate.on_page_markdown(page, page=None, config=None, files=None)
+    assert made == f"Before.\n![{title}]({name})\nAfter."
+    stand_in = "runs/results/omniglot_stand_in"
+    titles = [title for title, _ in generate.pictures("curves", stand_in).values()]
+    assert len(titles) == 3 and all("not the published data" in title for title in titles)
+    with pytest.raises(ValueError, match="no variance"):
+        generate.pictures("variance", stand_in)
 
 
 def undocumented(module):

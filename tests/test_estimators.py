@@ -169,7 +169,7 @@ def test_evaluations_are_as_many_as_the_table_says(name):
     row = estimators.TABLE[name]
     arm_tf.expectation(f, tf.zeros([2, 3]), estimator=name, num_samples=4)
     assert sum(counted) == row.evaluations(4, 3)
-    cost = row.cost.replace("(", "*(").replace("2K", "2*K").replace("3K", "3*K").replace("^", "**")
+    cost = re.sub(r"(?<=[\dKV])(?=[KV(])", "*", row.cost).replace("^", "**")
     assert row.evaluations(4, 3) == eval(cost, {"K": 4, "V": 3})
 
 

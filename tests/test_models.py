@@ -103,7 +103,7 @@ def network_of(stochastic_map, inputs, slope=0.1):
 )
 def test_encoder_gradient_of_each_layer_is_exact(estimator, network, num_layers, t):
     """The expectation over all noise, as a sum over cells, is the gradient of the exact ELBO."""
-    many = estimator in ("legrad", "ram", "exact", "loo", "double_cv", "rodeo")
+    many = estimator in ("legrad", "legrad_fresh", "ram", "exact", "loo", "double_cv", "rodeo")
     model = make_model(num_layers, network, units=1 if num_layers == 3 or many else 2)
     assert_encoder_gradient_is_exact(model, t, estimator)
 

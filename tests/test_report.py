@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 
+import numpy as np
 import pytest
 
 from arm_tf import figures, paper, report
@@ -13,7 +14,7 @@ from arm_tf.training.config import Config
 RESULT = {
     "test_nll": 107.25, "test_neg_elbo": 112.0, "best_epoch": 9.0, "epochs": 1200.0,
     "steps_per_second": 512.3, "evaluations_per_step": 3, "steps": 1_200_000,
-    "test_samples": 1000, "data_published": True,
+    "test_samples": 1000, "data_published": True, "valid_nll": 109.5,
 }  # fmt: skip
 LINEAR = paper.SETTINGS["mnist_static-linear"]
 SHORT = {**LINEAR, "epochs": 10}
@@ -61,8 +62,12 @@ def test_full_runs_on_published_data_stand_beside_the_published_figures(tmp_path
         write_run(tmp_path / f"arm{seed}", {**LINEAR, "seed": seed}, {"test_nll": bound})
     write_run(tmp_path / "legrad", {**LINEAR, "estimator": "legrad"}, {"test_nll": 117.0})
     faster = {**LINEAR, "learning_rate": 5e-4, "eval_every": 20}
-    write_run(tmp_path / "faster", faster, {"test_nll": 106.0})
-    write_run(tmp_path / "slower", {**LINEAR, "learning_rate": 5e-5}, {"test_nll": 109.0})
+    write_run(tmp_path / "faster", faster, {"test_nll": 106.0, "valid_nll": 110.0})
+    slower = {**LINEAR, "learning_rate": 5e-5}
+    write_run(tmp_path / "slower", slower, {"test_nll": 109.0, "valid_nll": 111.0})
+    write_run(
+        tmp_path / "worse", {**slower, "eval_every": 2}, {"test_nll": 1.0, "valid_nll": 112.0}
+    )
     more = {**LINEAR, "num_samples": 2, "test_samples": 10}
     write_run(tmp_path / "more", more, {"test_nll": 105.0})
     write_run(tmp_path / "short", SHORT, {"epochs": 10.0, "test_nll": 120.0})
@@ -71,26 +76,45 @@ def test_full_runs_on_published_data_stand_beside_the_published_figures(tmp_path
     write_run(tmp_path / "glyphs", {"epochs": 1200}, {"data_published": None, "test_nll": 90.0})
     runs, _ = report.gather(tmp_path)
 
-    more, faster, arm, slower, legrad = report.compared(runs)
+    more, arm, legrad = report.compared(runs)
     assert (arm["published"], arm["seeds"]) == ("107.2 ± 0.1", [0, 1])
     assert arm["ours"] == pytest.approx((107.2, 0.4 / 2**0.5))
     assert arm["difference"] == pytest.approx(0) and arm["estimator"] == "`arm`"
     assert (legrad["published"], legrad["difference"]) == ("≤ 117.5", None)
-    assert [row["learning_rate"] for row in (faster, arm, slower)] == [5e-4, 1e-4, 5e-5]
+    assert (arm["learning_rate"], arm["missing"]) == (1e-4, [])
+    assert {rate: tried["test"].mean for rate, tried in arm["rates"].items()} == {
+        5e-4: 106.0, 1e-4: pytest.approx(107.2), 5e-5: 109.0,
+    }  # fmt: skip
+    assert [tried["seeds"] for tried in arm["rates"].values()] == [[0], [0, 1], [0]]
+    assert legrad["missing"] == [5e-4, 5e-5]
     assert more["estimator"] == "`arm`, num_samples=2, test_samples=10"
     assert more["ours"].deviation is None
 
     text = report.markdown(runs)
-    beside, others, stand_ins = text.split("\n\n| ")[1:]
-    arm = "| MNIST-static, linear | `arm` | 1e-4 | 107.2 ± 0.1 | 107.20 ± 0.28 | +0.00 | 1,200 |"
-    assert f"{arm} 0, 1 |" in beside
-    assert "| 5e-4 | 107.2 ± 0.1 | 106.00 | −1.20 | 1,200 | 0 |" in beside
+    beside, rates, others, stand_ins = text.split("\n\n| ")[1:]
+    arm = (
+        "| MNIST-static, linear | `arm` | 107.2 ± 0.1 | 107.20 ± 0.28 | +0.00 | 1e-4 | – | 1,200 |"
+    )
+    assert f"{arm} 2 of 5 |" in beside
+    assert "| `legrad` | ≤ 117.5 | 117.00 | – | 1e-4 | 5e-4, 5e-5 | 1,200 | 1 of 5 |" in beside
+    assert [line.partition("`arm` ")[2] for line in rates.splitlines()[2:5]] == [
+        "| 5e-4 | 110.00 | 106.00 | 0 |",
+        "| 1e-4 | 109.50 ± 0.00 | 107.20 ± 0.28 | 0, 1 |",
+        "| 5e-5 | 111.00 | 109.00 | 0 |",
+    ]
+    assert "legrad" not in rates and "num_samples" not in rates
     assert "short" in others and "glyphs" in others and "stand_in" not in beside + others
     assert "stand_in" in stand_ins
 
     rows = {row["run"]: row for row in csv.DictReader(io.StringIO(report.table_csv(runs)))}
-    assert len(rows) == 9
+    assert len(rows) == 10
     assert (rows["arm0"]["comparable"], rows["short"]["comparable"]) == ("True", "False")
+
+
+METRICS = """step,epoch,training_seconds,train_neg_elbo,valid_neg_elbo,test_neg_elbo
+5,1,1,200,190,180
+10,2,2,150,155,145
+"""
 
 
 def test_variances_of_a_trajectory_are_a_table_for_each_objective(tmp_path):
@@ -124,27 +148,89 @@ def test_variances_of_a_trajectory_are_a_table_for_each_objective(tmp_path):
 
 
 def test_curves_take_the_longest_runs_of_each_experiment(tmp_path):
-    metrics = "step,seconds,train_neg_elbo,valid_neg_elbo\n5,1,200,190\n10,2,150,155\n"
     for seed in (0, 1):
-        write_run(tmp_path / f"arm{seed}", {**LINEAR, "seed": seed}, {}, metrics)
-    more_often = metrics + "7,1.5,170,170\n"
+        write_run(tmp_path / f"arm{seed}", {**LINEAR, "seed": seed}, {}, METRICS)
+    more_often = METRICS + "7,1.4,1.5,170,170,160\n"
     write_run(tmp_path / "arm2", {**LINEAR, "seed": 2, "eval_every": 2}, {}, more_often)
-    write_run(tmp_path / "faster", {**LINEAR, "learning_rate": 5e-4}, {"test_nll": 110.0}, metrics)
-    bound = metrics.replace("train_neg_elbo", "train_neg_bound")
+    fewer = {**LINEAR, "seed": 3, "test_samples": 100}
+    write_run(tmp_path / "arm3", fewer, {}, METRICS.replace("10,2,2,150,155", "10,2,6,150,195"))
+    write_run(tmp_path / "faster", {**LINEAR, "learning_rate": 5e-4}, {"test_nll": 110.0}, METRICS)
+    bound = METRICS.replace("train_neg_elbo", "train_neg_bound")
     write_run(tmp_path / "vimco", {**LINEAR, "estimator": "vimco"}, {}, bound)
-    write_run(tmp_path / "short", {**SHORT, "estimator": "loo"}, {"steps": 9}, metrics)
+    write_run(tmp_path / "short", {**SHORT, "estimator": "loo"}, {"steps": 9}, METRICS)
+    other = {"data_published": False}
+    write_run(tmp_path / "other", {**LINEAR, "estimator": "rebar"}, other, METRICS)
     runs, _ = report.gather(tmp_path)
     curves = report.curves(runs)
     assert {k: {e: len(v) for e, v in c.items()} for k, c in curves.items()} == {
-        "mnist_static-linear": {"arm": 3, "vimco": 1, "arm, learning_rate=0.0005": 1}
+        "mnist_static-linear": {"arm": 4, "vimco": 1, "arm, learning_rate=0.0005": 1},
+        "mnist_static-linear-stand_in": {"rebar": 1},
     }
-    training, _, validation, _ = figures.elbo_curves(curves["mnist_static-linear"], "x").axes
-    labels = ["arm", "arm, learning_rate=0.0005"]
+    panels = figures.elbo_curves(curves["mnist_static-linear"], "x").axes
+    training, _, validation, against_time, test, _ = panels
+    labels = ["arm (4 seeds)", "arm, learning_rate=0.0005"]
     assert [line.get_label() for line in training.lines] == labels
     assert {line.get_label() for line in validation.lines} == {*labels, "vimco"}
     assert len({line.get_color() for line in training.lines}) == 1
     assert training.lines[0].get_alpha() > training.lines[1].get_alpha()
-    assert list(validation.lines[0].get_ydata()) == [190, 155]
+    assert list(validation.lines[0].get_ydata()) == [190, 165]
+    assert list(test.lines[0].get_ydata()) == [180, 145]
+    assert list(test.lines[0].get_xdata()) == [5, 10]
+    assert list(against_time.lines[0].get_xdata()) == [1, 3]
+    [band] = validation.collections[0].get_paths()
+    np.testing.assert_allclose(band.get_extents().intervaly, (145, 190))  # 165 ± 20
+
+
+def test_a_curve_far_above_the_others_is_cut_off_but_its_end_is_seen():
+    def rows(first, last):
+        values = np.linspace(first, last, 41)
+        return [
+            {"step": i, "training_seconds": i, "valid_neg_elbo": v} for i, v in enumerate(values)
+        ]
+
+    trials = {"arm": [rows(300, 100)], "disarm": [rows(290, 99)], "reinforce": [rows(500, 160)]}
+    validation = figures.elbo_curves(trials, "x").axes[2]
+    assert validation.get_ylim() == (98, 291)  # arm after a twentieth
+    trials["reinforce"] = [rows(500, 400)]
+    assert figures.elbo_curves(trials, "x").axes[2].get_ylim() == (98, 401)
+
+
+def test_time_is_that_of_training_and_a_constant_speed_where_it_was_not_written(tmp_path):
+    header, *rows = "step,epoch,seconds,train_neg_elbo\n1024,1,9,200\n2048,2,99,150".split("\n")
+    write_run(tmp_path / "old", SHORT, {"steps_per_second": 512.0}, "\n".join([header, *rows]))
+    both = "\n".join([f"{header},training_seconds", f"{rows[0]},", f"{rows[1]},77"])
+    write_run(tmp_path / "resumed", SHORT, {"steps_per_second": 1024.0}, both)
+    write_run(tmp_path / "new", SHORT, {"steps_per_second": 512.0}, both.replace("200,", "200,5"))
+    times = {
+        run.name: [row["training_seconds"] for row in run.metrics]
+        for run in report.gather(tmp_path)[0]
+    }
+    assert times == {"old": [2, 4], "resumed": [1, 2], "new": [5, 77]}
+
+
+def test_pictures_say_how_long_the_runs_are_and_whether_the_data_are_the_published(tmp_path):
+    write_run(
+        tmp_path / "full", LINEAR, {"test_nll": 120.0}, METRICS.replace("10,2,2", "10,1200,2")
+    )
+    name = "mnist_static-linear-1-arm-seed0-short"
+    tracked = METRICS.replace("seconds", "seconds,variance_arm,variance_loo")
+    tracked = tracked.replace("5,1,1,", "5,1,1,0.5,2,").replace("10,2,2,", "10,2,2,0.25,1,")
+    omniglot = {**paper.SETTINGS["omniglot-two_layers"], "name": name}
+    write_run(tmp_path / name, omniglot, {"data_published": False}, tracked)
+    pictures = report.pictures(report.gather(tmp_path)[0])
+    titles = {
+        key: figure.get_suptitle() or figure.axes[0].get_title() for key, figure in pictures.items()
+    }
+    shortened = "OMNIGLOT, two layers, 2 epochs (shortened; the paper has 1,200)"
+    assert list(titles) == sorted(titles, key=lambda key: (key[0], "omniglot" in key))
+    assert titles == {
+        "curves-mnist_static-linear": "MNIST-static, linear, 1,200 epochs",
+        "curves-omniglot-two_layers-stand_in": f"{shortened}, not the published data",
+        f"variance-{name}": f"{shortened}, not the published data",
+    }
+    [axes] = pictures[f"variance-{name}"].axes
+    drawn = {line.get_label(): list(line.get_ydata()) for line in axes.lines}
+    assert drawn == {"arm": [0.5, 0.25], "loo": [2, 1]} and axes.get_yscale() == "log"
 
 
 def test_every_published_figure_is_of_an_experiment_and_estimator_that_exist():

@@ -61,7 +61,8 @@ def test_runs_that_fail_are_tried_again_after_the_others(tmp_path, capsys):
 
     workers = Workers(train)
     queue = jobs(tmp_path, 4)
-    assert scheduler.run(queue, 2, workers.start, retries=1, seconds_between_views=60)
+    left = lambda: f"{sum(not job.result for job in queue)} left"
+    assert scheduler.run(queue, 2, workers.start, retries=1, seconds_between_views=60, left=left)
     assert workers.most == 2 and workers.begun[:4] == [0, 1, 2, 3]
     assert sorted(workers.begun) == [0, 0, 1, 1, 2, 2, 3]
     assert [job.failures for job in queue] == [
@@ -71,7 +72,7 @@ def test_runs_that_fail_are_tried_again_after_the_others(tmp_path, capsys):
     output = capsys.readouterr().out
     assert f"{name} failed, will be tried again: no luck\n" in output
     assert f"{name}: test bound 1.00\n" in output
-    assert output.endswith("finished 3 of 4, failed 1, waiting 0, running 0\n")
+    assert output.endswith("finished 3 of 4, failed 1, waiting 0, running 0; 1 left\n")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

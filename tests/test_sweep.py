@@ -1,6 +1,8 @@
 """Sweeps: the grid, the choice of the learning rate, and what crashes leave undone."""
 
+import concurrent.futures
 import contextlib
+import dataclasses
 import json
 import os
 import pathlib
@@ -12,8 +14,9 @@ import time
 import psutil
 import pytest
 
-from arm_tf import sweep
+from arm_tf import paper, sweep
 from arm_tf.errors import ConfigError
+from arm_tf.training import scheduler
 
 ROOT = pathlib.Path(__file__).parents[1]
 FLAG_FILES = [str(ROOT / "runs" / "paper" / f"mnist_static-{name}-arm.flags") for name in
@@ -82,6 +85,186 @@ def test_learning_rate_is_chosen_by_validation(tmp_path):
     assert loo["learning_rate"] == 1e-3 and len(loo["test_nll"]) == 2
     assert "| defaults | arm | 0.001 | 90.00 | 80.50 ± 0.71 | 2 |" in sweep.markdown([arm])
     assert "| test −log p(x_l|x_u) ≤ |" in sweep.markdown([arm], "log p(x_l|x_u)")
+
+
+RATES, SEEDS = [1e-2, 1e-3, 1e-4], [0, 1, 2]
+BOUNDS = {1e-2: 95.0, 1e-3: 90.0, 1e-4: 92.0}  # of validation, by learning rate
+
+
+def rates_first(logdir, estimators=("arm",)):
+    grid = sweep.grid([], [f"--logdir={logdir}"], estimators, RATES, SEEDS)
+    return grid, sweep.rates_first(grid)
+
+
+def train(jobs, bounds, slots=1, retries=0, stop_after=None):
+    """Whether fake runs, which fail without a bound, came to an end; which were begun, in order."""
+    begun = []
+
+    def start(config):
+        begun.append((config.estimator, config.learning_rate, config.seed))
+        bound = bounds.get(config.learning_rate)
+        if bound is not None:
+            write_result(scheduler.Job(config), bound + config.seed / 10, test=bound)
+        if len(begun) == stop_after:
+            signal.raise_signal(signal.SIGTERM)
+        future = concurrent.futures.Future()
+        future.set_result("no luck" if bound is None else None)
+        return future
+
+    to_do = [job for job in jobs if not (job.is_ready() and job.result)]
+    return scheduler.run(to_do, slots, start, retries), begun
+
+
+def test_every_rate_has_a_run_before_the_other_seeds_go_on_at_the_best(tmp_path):
+    grid, jobs = rates_first(tmp_path, ["arm", "loo"])
+    assert len(grid) == 18 and len(jobs) == 10
+    came_to_an_end, begun = train(jobs, BOUNDS)
+    assert came_to_an_end and begun == [
+        (estimator, rate, seed)
+        for estimator in ("arm", "loo")
+        for rate, seed in [*((rate, 0) for rate in RATES), (1e-3, 1), (1e-3, 2)]
+    ]
+    for row in sweep.summarise(grid):
+        assert (row["learning_rate"], len(row["test_nll"])) == (1e-3, 3)
+        assert row["tried"] == {"0.01": 95.0, "0.001": pytest.approx(90.1), "0.0001": 92.0}
+
+
+def test_seeds_wait_for_every_rate_and_other_cells_go_on_meanwhile(tmp_path):
+    _, jobs = rates_first(tmp_path, ["arm", "loo"])
+    assert [job.is_ready() for job in jobs] == [True, True, True, False, False] * 2
+    write_result(jobs[0], 95.0, 95.0)
+    write_result(jobs[1], 90.0, 90.0)
+    assert not jobs[3].is_ready()
+    _, begun = train(jobs, BOUNDS, slots=2)
+    assert begun[:3] == [("arm", 1e-4, 0), ("loo", 1e-2, 0), ("arm", 1e-3, 1)]
+
+
+def test_a_stopped_sweep_does_what_is_left(tmp_path):
+    assert train(rates_first(tmp_path)[1], BOUNDS, stop_after=2) == (
+        False, [("arm", 1e-2, 0), ("arm", 1e-3, 0)],
+    )  # fmt: skip
+    assert train(rates_first(tmp_path)[1], BOUNDS, stop_after=2) == (
+        False, [("arm", 1e-4, 0), ("arm", 1e-3, 1)],
+    )  # fmt: skip
+    assert train(rates_first(tmp_path)[1], BOUNDS) == (True, [("arm", 1e-3, 2)])
+    assert train(rates_first(tmp_path)[1], BOUNDS) == (True, [])
+
+
+def test_a_rate_that_fails_for_good_is_left_out_of_the_choice_until_it_is_mended(tmp_path):
+    _, jobs = rates_first(tmp_path)
+    came_to_an_end, begun = train(jobs, {1e-3: 90.0, 1e-4: 92.0}, retries=1)
+    assert came_to_an_end and begun.count(("arm", 1e-2, 0)) == 2
+    assert begun[-2:] == [("arm", 1e-3, 1), ("arm", 1e-3, 2)]
+    assert [job.failures for job in jobs] == [["no luck"] * 2, [], [], [], []]
+    _, begun = train(rates_first(tmp_path)[1], {1e-2: 80.0})
+    assert begun == [("arm", 1e-2, seed) for seed in SEEDS]
+
+
+def test_seeds_of_rates_that_all_fail_are_not_begun(tmp_path):
+    _, jobs = rates_first(tmp_path)
+    assert train(jobs, {}) == (True, [("arm", rate, 0) for rate in RATES])
+    assert not any(job.is_ready() for job in jobs[3:])
+
+
+def test_the_rate_is_chosen_over_the_seeds_that_all_rates_have(tmp_path):
+    grid, _ = rates_first(tmp_path)
+    bounds = {(1e-3, 0): 90.0, (1e-3, 1): 93.0, (1e-4, 0): 91.0}
+    for cell in grid:
+        bound = bounds.get((cell.config.learning_rate, cell.config.seed))
+        if bound:
+            write_result(cell, bound, test=80.0)
+    (row,) = sweep.summarise(grid)
+    assert (row["learning_rate"], row["valid_nll"]) == (1e-3, 91.5)
+
+
+def test_finished_runs_that_differ_incidentally_are_not_trained_again(tmp_path):
+    grid = lambda: sweep.grid([], [f"--logdir={tmp_path}"], [], RATES[:1], SEEDS)
+    others = [{"eval_every": 7, "jit": False}, {"eval_every": 7, "units": 9}, {"epochs": 9}]
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "config.json").write_text('{"config": {"a": 1}}', encoding="utf-8")
+    for cell, settings in zip(grid(), others, strict=True):
+        other = scheduler.Job(dataclasses.replace(cell.config, **settings))
+        write_result(other, 90.0, 80.0)
+        record = {"config": dataclasses.asdict(other.config)}
+        (other.path / "config.json").write_text(json.dumps(record), encoding="utf-8")
+    cells = grid()
+    sweep.find_finished(cells, sweep.runs_in(tmp_path))
+    assert [bool(cell.result) for cell in cells] == [True, False, False]
+    assert [cell.config.eval_every for cell in cells] == [7, 1, 1]
+    result = {**cells[0].result, "data_published": False}
+    (cells[0].path / "result.json").write_text(json.dumps(result), encoding="utf-8")
+    cells = grid()
+    sweep.find_finished(cells, sweep.runs_in(tmp_path))
+    assert not any(cell.result for cell in cells)
+
+
+def test_cells_are_selected_by_name_and_pattern():
+    names = list(sweep.paper_cells())
+    assert len(names) == sum(map(len, paper.PUBLISHED.values()))
+    assert set(names) == {path.stem for path in (ROOT / "runs" / "paper").glob("*.flags")}
+    assert sweep.select(names, []) == names
+    assert sweep.select(names, ["omniglot-*-arm", "mnist_static-linear-[an]*"]) == [
+        "mnist_static-linear-nvil", "mnist_static-linear-arm",
+        "omniglot-linear-arm", "omniglot-nonlinear-arm", "omniglot-two_layers-arm",
+    ]  # fmt: skip
+    with pytest.raises(ConfigError, match="no cell 'omniglot-linear-amr'; .*omniglot-linear-arm,"):
+        sweep.select(names, ["*-arm", "omniglot-linear-amr"])
+
+
+def call(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "arm_tf.sweep", *arguments],
+        cwd=ROOT, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+
+
+def test_the_paper_is_a_sweep_of_its_own_rates_and_a_dry_run_says_what_is_left(tmp_path):
+    settings = ["--dataset=glyphs", f"--logdir={tmp_path}"]
+    flag_files = {"mnist_static-linear-arm": sweep.paper_cells()["mnist_static-linear-arm"]}
+    for cell in sweep.grid(flag_files, settings, [], [5e-4, 1e-4, 5e-5]):
+        write_result(cell, valid=90 + abs(cell.config.learning_rate - 1e-4), test=80)
+        # 10 epochs of 100 steps, of 36 s each, of which one is too long
+        rows = "".join(f"{100 * i},{i},{36 * i + 900 * (i > 5)}\n" for i in range(1, 11))
+        (cell.path / "metrics.csv").write_text(f"step,epoch,seconds\n{rows}", encoding="utf-8")
+    cells = "--cells=mnist_static-linear-arm,mnist_static-linear-rebar,*-conditional-arm"
+    process = call("--paper", cells, *settings, "--dry_run")
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.splitlines() == [
+        "mnist_static-linear-rebar: 0 of 7 runs finished; to do 0.0005, 0.0001, 5e-05 with seed 0; "
+        "the best with seed 1, 2, 3, 4; about 84.0 core hours left.",
+        "mnist_static-linear-arm: 3 of 7 runs finished; to do 0.0001 with seed 1, 2, 3, 4; "
+        "about 48.0 core hours left.",
+        "mnist_threshold-conditional-arm: 0 of 5 runs finished; to do 0.0001 with seed 0; "
+        "the best with seed 1, 2, 3, 4; unknown core hours left.",
+        "In all 19 runs; about 132.0 core hours and 5 runs of unknown length left.",
+        "How long a run takes is known once one like it has been evaluated.",
+    ]
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_cells_without_data_are_left_out_and_do_not_stop_the_others(tmp_path):
+    for name in ("glyphs", "omniglot"):
+        (tmp_path / f"{name}.flags").write_text(f"--dataset={name}\n", encoding="utf-8")
+    files = f"--flagfiles={tmp_path / 'glyphs.flags'},{tmp_path / 'omniglot.flags'}"
+    arguments = ["--learning_rates=1e-3", "--seeds=0", f"--data_dir={tmp_path}"]
+    logdir = tmp_path / "logs"
+    own = [*arguments[2:], f"--logdir={logdir}"]
+    (cell,) = sweep.grid([tmp_path / "glyphs.flags"], own, [], [1e-3], [0])
+    write_result(cell, 90.0, 80.0)
+    process = call(files, *arguments, f"--logdir={logdir}")
+    assert process.returncode == 1
+    assert process.stdout.startswith("Left out for want of data: omniglot. ")
+    assert "chardata.mat: no such file; put https://" in process.stdout.splitlines()[0]
+    assert "| glyphs | arm | 0.001 | 90.00 | 80.00 | 1 |" in process.stdout
+    assert process.stderr == "Error: Left out for want of data: omniglot.\n"
+    process = call(files, *arguments, "--cells=omni*", f"--logdir={logdir}")
+    assert process.returncode == 1 and not process.stdout
+    assert "chardata.mat: no such file; put https://" in process.stderr
+
+
+def test_the_papers_flag_files_are_not_mixed_with_others():
+    process = call("--paper", "--flagfiles=x.flags")
+    assert process.returncode == 2 and process.stderr.startswith("Error: --paper stands for")
 
 
 def start(logdir, *arguments):

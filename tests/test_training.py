@@ -102,7 +102,8 @@ def test_run_folder_has_everything(finished, dataset):
     result = finished.result
     assert set(result) >= {
         "dataset", "layers", "network", "estimator", "seed", "steps", "best_epoch", "valid_nll",
-        "test_nll", "test_neg_elbo", "test_samples", "steps_per_second", "seconds",
+        "test_nll", "test_neg_elbo", "test_samples", "steps_per_second", "training_seconds",
+        "seconds",
     }  # fmt: skip
     assert (result["steps"], result["test_images"], result["evaluations_per_step"]) == (33, 60, 3)
     assert result["test_nll"] < result["test_neg_elbo"]
@@ -171,6 +172,8 @@ def test_run_begun_by_an_earlier_version_goes_on(dataset, tmp_path):
     resumed = run(config, dataset)
     whole = run(dataclasses.replace(config, name="whole"), dataset)
     assert [row["step"] for row in metrics(resumed)] == [11, 22, 33]
+    known = ["training_seconds" in row for row in run_folder.read_metrics(resumed.path)]
+    assert known == [False, True, True]  # the earlier version wrote it in checkpoints alone
     for key, value in figures(whole).items():
         assert figures(resumed)[key] == (
             pytest.approx(value, 1e-5) if isinstance(value, float) else value

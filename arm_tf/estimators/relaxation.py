@@ -228,7 +228,7 @@ def darn_sample(logits: tf.Tensor, u: tf.Tensor) -> tuple[tf.Tensor, dict[str, t
     biased=True,
     derivative=True,
     relaxation=darn_sample,
-    aliases=("zgr",),
+    aliases=("zgr", "fini2"),
 )
 def darn(f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor) -> Estimate:
     """The 1/2 estimator of deep autoregressive networks (Gregor et al. 2014).

@@ -6,6 +6,8 @@ batch or epochs, so do the settings here (see https://github.com/mingzhang-yin/A
 
 import typing
 
+SEEDS = (0, 1, 2, 3, 4)  # five trials
+
 _ALL = {"learning_rate": 1e-4, "epochs": 1200, "eval_every": 5}
 _LINEAR = {"input_scaling": "symmetric", "code_scaling": "symmetric"}
 _NONLINEAR = {"network": "nonlinear", "leaky_slope": 0.1, "prior": "uniform"}
@@ -118,6 +120,12 @@ PUBLISHED: dict[str, dict[str, float | tuple[float, float] | str | None]] = {
         "arm": (57.9, 0.1),
     },
 }
+
+
+def learning_rates(experiment: str) -> tuple[float, ...]:
+    """Those among which the paper chooses by validation, for an experiment; a tuple."""
+    is_fixed = SETTINGS[experiment].get("model") == "conditional"
+    return (1e-4,) if is_fixed else (5e-4, 1e-4, 5e-5)
 
 
 def batch_size(dataset: str) -> int:

@@ -1,12 +1,18 @@
 """Finished runs as the paper's tables and figures."""
 
 import os
+import typing
+from collections.abc import Iterable
 
+from arm_tf import paper
 from arm_tf.report.measurements import measurements
-from arm_tf.report.runs import Run, curves, gather
-from arm_tf.report.tables import compared, markdown, table_csv
+from arm_tf.report.runs import STAND_IN, Run, curves, gather
+from arm_tf.report.tables import compared, experiment_title, markdown, table_csv
 
-__all__ = ["Run", "compared", "curves", "gather", "markdown", "summary", "table_csv"]
+if typing.TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Run", "compared", "curves", "gather", "markdown", "pictures", "summary", "table_csv"]
 
 
 def summary(folder: str | os.PathLike[str]) -> tuple[str, list[Run], list[str]]:
@@ -21,3 +27,36 @@ def summary(folder: str | os.PathLike[str]) -> tuple[str, list[Run], list[str]]:
     runs, notes = gather(folder)
     parts = [markdown(runs)] if runs else []
     return "\n".join(parts + measurements(folder)), runs, notes
+
+
+def pictures(runs: Iterable[Run]) -> "dict[str, Figure]":
+    """The paper's figures of runs, by file name without its ending.
+
+    Args:
+      runs: list of `Run`.
+
+    Returns:
+      "curves-EXPERIMENT" for each group of `curves`, and "variance-NAME" for each run that has
+      followed variances; matplotlib Figures, whose titles say how long the runs are.
+    """
+    from arm_tf import figures
+
+    runs = list(runs)
+    found = {}
+    for name, group in curves(runs).items():
+        [longest, *_] = next(iter(group.values()))
+        title = _title(name.removesuffix(STAND_IN), longest, name.endswith(STAND_IN))
+        found[f"curves-{name}"] = figures.elbo_curves(group, title)
+    for run in runs:
+        if run.metrics and any(column.startswith("variance_") for column in run.metrics[-1]):
+            stand_in = run.result.get("data_published") is False
+            title = _title(run.experiment, run.metrics, stand_in) if run.experiment else run.name
+            found[f"variance-{run.config.name}"] = figures.variance_curves(run.metrics, title)
+    return found
+
+
+def _title(experiment: str, metrics: list[dict[str, float]], stand_in: bool) -> str:
+    epochs, usual = metrics[-1]["epoch"], paper.SETTINGS[experiment]["epochs"]
+    title = f"{experiment_title(experiment)}, {epochs:,.4g} epochs"
+    title += "" if epochs == usual else f" (shortened; the paper has {usual:,})"
+    return f"{title}, not the published data" if stand_in else title

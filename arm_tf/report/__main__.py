@@ -1,7 +1,8 @@
 """Gathers finished runs into the paper's tables and figures: `python -m arm_tf.report runs`.
 
 Prints the tables and writes them as report.md and report.csv into the folder, with a figure of the
-negative ELBO against steps and seconds for each experiment of the paper. Runs of the paper's length
+negative ELBO against steps and seconds for each experiment of the paper, and of variances where a
+run has followed them. Runs of the paper's length
 on the published data stand beside the published figures; all others are in tables of their own.
 Runs that are not finished, and files that cannot be read, are named and passed over. Of what the
 toy, the benchmark, sweeps and `arm_tf.variance` have written into the folder it prints the tables,
@@ -14,7 +15,7 @@ from absl import flags
 
 from arm_tf import cli, files
 from arm_tf.errors import RunError
-from arm_tf.report import curves, summary, table_csv
+from arm_tf.report import pictures, summary, table_csv
 
 
 def main() -> None:
@@ -25,14 +26,9 @@ def main() -> None:
     files.write_text(folder / "report.md", text)
     files.write_text(folder / "report.csv", table_csv(runs))
     written = ["report.md", "report.csv"]
-    groups = curves(runs)
-    if groups:
-        from arm_tf import figures
-
-        for experiment, group in groups.items():
-            file = f"curves-{experiment}.png"
-            figures.elbo_curves(group, experiment).savefig(folder / file)
-            written.append(file)
+    for name, figure in pictures(runs).items():
+        figure.savefig(folder / f"{name}.png")
+        written.append(f"{name}.png")
     print(text, end="")
     for note in notes:
         print(f"Passed over {note}.")

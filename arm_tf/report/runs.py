@@ -13,8 +13,8 @@ from arm_tf.errors import RunError
 from arm_tf.training import config, run_folder
 
 # Settings in which runs of one experiment may differ from the paper's without a word.
-_INCIDENTAL = {"seed", "logdir", "name", "data_dir", "jit", "steps_per_loop", "epochs", "max_steps"}
-_EVALUATION = {"eval_every", "eval_samples"}
+_INCIDENTAL = {"seed", "epochs", "max_steps", *config.INCIDENTAL}
+STAND_IN = "-stand_in"  # at the end of an experiment's name: the data are not the published ones
 
 
 COLUMNS = {
@@ -37,7 +37,8 @@ class Run:
       name: of its folder, below the folder that was searched.
       config: `arm_tf.training.config.Config`.
       result: dict, what result.json holds.
-      metrics: rows of metrics.csv, dicts of floats.
+      metrics: rows of metrics.csv, dicts of floats; all have `training_seconds`, which in runs of
+        versions that did not write it is steps over the result's steps a second of training.
       gradient_variance: of its own estimator, where `arm_tf.variance` measured it, or None.
     """
 
@@ -71,7 +72,7 @@ class Run:
         assert experiment, "there are no settings of the paper for this run"
         usual = {"estimator": estimator, "num_samples": estimators.check(estimator, None)[1]}
         plain = config.Config(**{**paper.SETTINGS[experiment], **usual})
-        differing = set(self.config.differences(plain)) - _INCIDENTAL - _EVALUATION
+        differing = set(self.config.differences(plain)) - _INCIDENTAL
         return {name: getattr(self.config, name) for name in sorted(differing)}
 
 
@@ -96,9 +97,12 @@ def gather(folder: str | os.PathLike[str]) -> tuple[list[Run], list[str]]:
                 notes.append(f"{name}: not finished (epoch {epoch} of {settings.epochs})")
                 continue
             result = files.read_json(path / "result.json")
-            missing = set(COLUMNS) - set(result) - {"run", "gradient_variance"}
+            missing = {*COLUMNS, "valid_nll"} - set(result) - {"run", "gradient_variance"}
             if missing:
                 raise KeyError(f"no {', '.join(sorted(missing))}")
+            if not all("training_seconds" in row for row in metrics):
+                rate = result["steps_per_second"]
+                metrics = [{**row, "training_seconds": row["step"] / rate} for row in metrics]
             variance = _own_variance(path, settings.estimator)
             runs.append(Run(name, settings, result, metrics, variance))
         except (OSError, ValueError, KeyError, TypeError, RunError) as error:
@@ -134,24 +138,32 @@ def named(estimator: str, departures: Iterable[tuple[str, typing.Any]]) -> str:
 
 
 def curves(runs: Iterable[Run]) -> dict[str, dict[str, list[list[dict[str, float]]]]]:
-    """Curves of each of the paper's experiments among the runs, for `plots.elbo_curves`.
+    """Curves of each of the paper's experiments among the runs, for `figures.elbo_curves`.
 
     Returns:
-      By experiment, and then by estimator and departures from the paper's settings (a text), a
-      list of trials' metrics at the steps that all of them evaluated; runs of other lengths than
-      the longest of their experiment are left out.
+      By experiment, in the paper's order ("…-stand_in" on other data than the published files), and
+      then by estimator and departures from the paper's settings (a text), a list of trials' metrics
+      at the steps that all of them evaluated; runs of other lengths than the longest of their
+      experiment are left out.
     """
     by_experiment: dict[str, list[Run]] = {}
     for run in runs:
         if run.experiment and run.metrics and math.isfinite(run.result["test_nll"]):
-            by_experiment.setdefault(run.experiment, []).append(run)
+            other = STAND_IN if run.result.get("data_published") is False else ""
+            by_experiment.setdefault(run.experiment + other, []).append(run)
     found: dict[str, dict[str, list[list[dict[str, float]]]]] = {}
-    for experiment, group in by_experiment.items():
+    order = list(paper.SETTINGS)
+    for experiment in sorted(by_experiment, key=lambda x: order.index(x.removesuffix(STAND_IN))):
+        group = by_experiment[experiment]
         longest = max(run.result["steps"] for run in group)
-        groups = by_trials(run for run in group if run.result["steps"] == longest)
-        for (_, estimator, departures), same in groups.items():
+        groups: dict[str, list[Run]] = {}
+        for run in group:
+            if run.result["steps"] == longest:
+                kept = [(name, v) for name, v in run.departures.items() if name != "test_samples"]
+                groups.setdefault(named(run.config.estimator, kept), []).append(run)
+        for name, same in groups.items():
             steps = set.intersection(*({row["step"] for row in run.metrics} for run in same))
-            found.setdefault(experiment, {})[named(estimator, departures)] = [
+            found.setdefault(experiment, {})[name] = [
                 [row for row in run.metrics if row["step"] in steps] for run in same
             ]
     return found

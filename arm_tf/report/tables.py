@@ -15,25 +15,49 @@ def compared(runs: Iterable[Run]) -> list[dict[str, typing.Any]]:
 
     Returns:
       Dicts with "experiment", "estimator" (and settings that are not the paper's, but for the
-      learning rate), "learning_rate", "published" (a text), "ours" (`arm_tf.trials.Figure`),
-      "difference" from the published figure or None, "epochs" and "seeds".
+      learning rate), "learning_rate" (that of the best validation), "missing" (those of the
+      paper's that were not run), "published" (a text), "ours" (`arm_tf.trials.Figure`),
+      "difference" from the published figure or None, "epochs", "seeds", and "rates": by learning
+      rate dicts with "valid" and "test" (`arm_tf.trials.Figure`) and "seeds".
     """
+    cells: dict[tuple, dict[float, dict[int, dict[str, typing.Any]]]] = {}
+    for (experiment, estimator, departures), group in by_trials(
+        run for run in runs if run.is_comparable
+    ).items():
+        others = tuple((name, v) for name, v in departures if name != "learning_rate")
+        worst_first = sorted(group, key=lambda run: run.result["valid_nll"], reverse=True)
+        results = {run.config.seed: run.result for run in worst_first}  # of one seed the best
+        by_rate = cells.setdefault((experiment, estimator, others), {})
+        by_rate[group[0].config.learning_rate] = results
     rows = []
-    groups = by_trials(run for run in runs if run.is_comparable)
-    for (experiment, estimator, departures), group in groups.items():
-        ours = trials.Figure.of(run.result["test_nll"] for run in group)
+    for (experiment, estimator, others), by_rate in cells.items():
+        validation = {
+            rate: {seed: result["valid_nll"] for seed, result in results.items()}
+            for rate, results in by_rate.items()
+        }
+        rates: dict[float, dict[str, typing.Any]] = {
+            rate: {
+                "valid": trials.Figure.of(validation[rate].values()),
+                "test": trials.Figure.of(result["test_nll"] for result in results.values()),
+                "seeds": sorted(results),
+            }
+            for rate, results in sorted(by_rate.items(), reverse=True)
+        }
+        best = trials.best_rate(validation)
         text, value = _published(paper.PUBLISHED[experiment].get(estimator))
-        others = [(name, v) for name, v in departures if name != "learning_rate"]
+        ours = rates[best]["test"]
         rows.append(
             {
                 "experiment": experiment,
                 "estimator": named(f"`{estimator}`", others),
-                "learning_rate": group[0].config.learning_rate,
+                "learning_rate": best,
+                "missing": [r for r in paper.learning_rates(experiment) if r not in rates],
                 "published": text,
                 "ours": ours,
                 "difference": None if value is None else ours.mean - value,
-                "epochs": group[0].result["epochs"],
-                "seeds": sorted(run.config.seed for run in group),
+                "epochs": paper.SETTINGS[experiment]["epochs"],
+                "seeds": rates[best]["seeds"],
+                "rates": rates,
             }
         )
     order = list(paper.SETTINGS)
@@ -57,14 +81,28 @@ def markdown(runs: Sequence[Run]) -> str:
         parts.append(
             "Test −log p(x) in nats (−log p(x_l|x_u) of the conditional network): bounds over "
             f"{config.Config().test_samples:,} samples at the epoch of the best validation, ± the "
-            "standard deviation over seeds, and beside them the paper's.\n\n"
+            "standard deviation over seeds, and beside them the paper's. The learning rate is that "
+            "of the best validation among those run.\n\n"
             + table(
-                ["experiment", "estimator", "learning rate", "published", "ours", "difference",
-                 "epochs", "seeds"],
-                [[experiment_title(r["experiment"]), r["estimator"], scientific(r["learning_rate"]),
-                  r["published"], str(r["ours"]),
+                ["experiment", "estimator", "published", "ours", "difference", "learning rate",
+                 "not run", "epochs", "seeds"],
+                [[experiment_title(r["experiment"]), r["estimator"], r["published"], str(r["ours"]),
                   "–" if r["difference"] is None else f"{r['difference']:+.2f}".replace("-", "−"),
-                  f"{r['epochs']:,.0f}", ", ".join(map(str, r["seeds"]))] for r in rows],
+                  scientific(r["learning_rate"]),
+                  ", ".join(map(scientific, r["missing"])) or "–",
+                  f"{r['epochs']:,}", f"{len(r['seeds'])} of {len(paper.SEEDS)}"] for r in rows],
+            )
+        )  # fmt: skip
+    several = [row for row in rows if len(row["rates"]) > 1]
+    if several:
+        parts.append(
+            "By learning rate, where there are several:\n\n"
+            + table(
+                ["experiment", "estimator", "learning rate", "validation −log p ≤",
+                 "test −log p ≤", "seeds"],
+                [[experiment_title(r["experiment"]), r["estimator"], scientific(rate),
+                  str(tried["valid"]), str(tried["test"]), ", ".join(map(str, tried["seeds"]))]
+                 for r in several for rate, tried in r["rates"].items()],
             )
         )  # fmt: skip
     published = [run for run in runs if run.result.get("data_published") is not False]

@@ -14,6 +14,8 @@ from arm_tf.errors import ConfigError
 
 # Do not change what is computed.
 _WHERE = {"logdir", "name", "data_dir", "distribute", "keep_epochs"}
+# In which runs that are compared may differ.
+INCIDENTAL = {"jit", "steps_per_loop", "eval_every", "eval_samples"}
 _FLOAT_LIMIT = 1e30  # float32 must hold the numbers
 _LINE = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]+")  # fit for paths and flag files
 _STEM = 40  # characters of a file's name in that of a run, which leave room for the rest

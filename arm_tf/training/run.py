@@ -33,6 +33,7 @@ class Run:
       folder: `arm_tf.training.run_folder.RunFolder`; a checkpoint in it is restored. None
         for workers other than the chief, which take its state and write nothing.
       cluster: `arm_tf.training.workers.Cluster`.
+      clock: called without arguments, seconds since some moment.
 
     Raises:
       RunError: there are fewer training images than one batch, a batch cannot be shared equally
@@ -40,10 +41,15 @@ class Run:
     """
 
     def __init__(
-        self, config: Config, dataset: Dataset, folder: RunFolder | None, cluster: Cluster = ALONE
+        self,
+        config: Config,
+        dataset: Dataset,
+        folder: RunFolder | None,
+        cluster: Cluster = ALONE,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.config, self.dataset, self.folder = config, dataset, folder
-        self.cluster = cluster
+        self.cluster, self.clock = cluster, clock
         self.loss_name = {"elbo": "neg_elbo", "multisample": "neg_bound"}[config.objective]
         self.strategy = replicas.strategy(config.distribute)
         num_replicas = self.strategy.num_replicas_in_sync
@@ -72,7 +78,7 @@ class Run:
             "steps_summed": tf.Variable(0, dtype=tf.int64),
             "best_valid_nll": tf.Variable(math.inf, dtype=tf.float64),
             "best_step": tf.Variable(0, dtype=tf.int64),
-            "training_seconds": tf.Variable(0.0, dtype=tf.float64),
+            "training_seconds": tf.Variable(0.0, dtype=tf.float64),  # in `run_steps`
             "seconds": tf.Variable(0.0, dtype=tf.float64),  # evaluation included
         }
         state = {**self.learner.state, "position": self.position}
@@ -89,7 +95,7 @@ class Run:
                 values = replicas.from_chief(self.strategy, variables)
             for variable, value in zip(variables, values, strict=True):
                 variable.assign(value)
-        self.begun = time.monotonic() - float(self.position["seconds"])
+        self.begun = self.clock() - float(self.position["seconds"])
 
     def _compare_with_chief(self) -> None:
         """Raises RunError unless the chief has the same settings and data."""
@@ -130,7 +136,7 @@ class Run:
             with replicas.working_together(self.cluster):
                 self.learner.take_steps(*self.feed(self.step, 0))
             self.is_compiled = True
-        begin, config, step = time.monotonic(), self.config, self.step
+        begin, config, step = self.clock(), self.config, self.step
         left_in_epoch = self.steps_per_epoch - step % self.steps_per_epoch
         count = min(config.steps_per_loop, left_in_epoch, self.total_steps - step)
         with replicas.working_together(self.cluster):
@@ -148,7 +154,7 @@ class Run:
         self.position["loss_sum"].assign(total)
         self.position["steps_summed"].assign_add(count)
         self.position["step"].assign(step + count)
-        seconds = time.monotonic() - begin
+        seconds = self.clock() - begin
         self.position["training_seconds"].assign_add(seconds)
         if self.folder:
             self.journal.write_loop(
@@ -215,7 +221,8 @@ class Run:
         row = {
             "step": step,
             "epoch": step / self.steps_per_epoch,
-            "seconds": time.monotonic() - self.begun,
+            "seconds": self.clock() - self.begun,
+            "training_seconds": float(position["training_seconds"]),
             f"train_{self.loss_name}": float(position["loss_sum"]) / int(position["steps_summed"]),
             "valid_neg_elbo": valid.neg_elbo,
             "valid_nll": valid.nll,
@@ -231,7 +238,7 @@ class Run:
         """Writes a checkpoint from which the run goes on as if it had never stopped."""
         if not self.folder:
             return
-        self.position["seconds"].assign(time.monotonic() - self.begun)
+        self.position["seconds"].assign(self.clock() - self.begun)
         self.checkpoints.save()
         self.journal.flush()
 
@@ -272,7 +279,8 @@ class Run:
                 learner.estimators, config.decoder_samples
             ),
             "steps_per_second": self.step / float(position["training_seconds"]),
-            "seconds": time.monotonic() - self.begun,
+            "training_seconds": float(position["training_seconds"]),
+            "seconds": self.clock() - self.begun,
         }
         self.journal.write_result(result)
         return result

@@ -123,9 +123,10 @@ class RunFolder:
         files.write_json(self.path / "result.json", result)
 
     def write_metrics(self, rows: Sequence[dict[str, float]]) -> None:
-        """Replaces metrics.csv by `rows`, dicts with the same keys."""
-        lines = [",".join(rows[0])] if rows else []
-        lines += [",".join(f"{value:.10g}" for value in row.values()) for row in rows]
+        """Replaces metrics.csv by `rows`, dicts; empty where one lacks a column of the last."""
+        columns = list(rows[-1]) if rows else []
+        lines = [",".join(columns)] if rows else []
+        lines += [",".join(f"{row[c]:.10g}" if c in row else "" for c in columns) for row in rows]
         files.write_text(self.path / "metrics.csv", "\n".join(lines) + "\n")
 
 
@@ -174,7 +175,10 @@ def read_metrics(
     if not file.exists():
         return []
     with _reading(file), open(file, newline="", encoding="utf-8") as lines:
-        rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(lines)]
+        rows = [
+            {k: float(v) for k, v in row.items() if v != ""}  # "": of a version without the column
+            for row in csv.DictReader(lines)
+        ]
         return [row for row in rows if row["step"] <= last_step]
 
 

@@ -6,10 +6,10 @@ configuration, it returns a `concurrent.futures.Future` of the line that says wh
 finished, or None. At the context's end the runs that are left stop where they can go on.
 """
 
-import collections
 import concurrent.futures
 import contextlib
 import dataclasses
+import itertools
 import logging
 import math
 import os
@@ -31,13 +31,25 @@ from arm_tf.training.workers import Stop
 _Start = Callable[[Config], concurrent.futures.Future[str | None]]
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class Job:
-    """A run to train: its configuration, where that comes from, for people, and how it failed."""
+    """A run to train.
+
+    Attributes:
+      config: `arm_tf.training.config.Config`.
+      source: where that comes from, for people.
+      failures: reasons, a list of str.
+      is_given_up: whether it has failed so often that it is not tried again.
+    """
 
     config: Config
     source: str = ""
     failures: list[str] = dataclasses.field(default_factory=list)
+    is_given_up: bool = False
+
+    def is_ready(self) -> bool:
+        """Whether it can begin, and its configuration is final; jobs may wait for others."""
+        return True
 
     @property
     def path(self) -> pathlib.Path:
@@ -64,8 +76,9 @@ def run(
     start: _Start,
     retries: int = 0,
     seconds_between_views: float | None = None,
+    left: Callable[[], object] | None = None,
 ) -> bool:
-    """Trains the runs of all jobs, until SIGINT or SIGTERM.
+    """Trains the runs of all jobs, the first that are ready first, until SIGINT or SIGTERM.
 
     Args:
       jobs: a list of `Job`; failures are added to them.
@@ -73,18 +86,24 @@ def run(
       retries: int, how often a failed run is tried again.
       seconds_between_views: how often to print a line on all runs, besides one on each that ends;
         None for neither.
+      left: called without arguments; the end of that line, or None.
 
     Returns:
-      Whether every run came to an end.
+      Whether every run came to an end, or waits for one that failed.
     """
     say = print if seconds_between_views else lambda *args, **kwargs: None
-    waiting, shown = collections.deque(jobs), time.monotonic()
+    waiting, shown = list(jobs), time.monotonic()
     running: dict[concurrent.futures.Future[str | None], Job] = {}
+    done: set[concurrent.futures.Future[str | None]] = set()
     with Stop() as stop:
         while (running or waiting) and not stop.requested:
-            while waiting and len(running) < slots:
-                job = waiting.popleft()
-                running[start(job.config)] = job
+            if done or not running:  # or else none has become ready
+                ready = (job for job in waiting if job.is_ready())
+                for job in list(itertools.islice(ready, slots - len(running))):
+                    waiting.remove(job)
+                    running[start(job.config)] = job
+                if not running:
+                    break
             done, _ = concurrent.futures.wait(running, 0.2, concurrent.futures.FIRST_COMPLETED)
             for future in done:
                 job = running.pop(future)
@@ -94,20 +113,22 @@ def run(
                     job.failures.append(reason or "it was stopped")
                     is_left = len(job.failures) <= retries
                     waiting.extend([job] if is_left else [])
+                    job.is_given_up = not is_left
                     again = ", will be tried again" * is_left
                     say(f"{job.config.name} failed{again}: {job.failures[-1]}")
                 else:
                     say(f"{job.config.name}: test bound {job.result['test_nll']:.2f}")
             if done or time.monotonic() - shown > (seconds_between_views or math.inf):
                 shown = time.monotonic()
-                say(_view(jobs, running.values(), waiting), flush=True)
-    return not running and not waiting
+                rest = f"; {left()}" if left else ""
+                say(_view(jobs, running.values(), waiting) + rest, flush=True)
+    return not running and not (waiting and stop.requested)
 
 
 def _view(jobs: Sequence[Job], running: Collection[Job], waiting: Collection[Job]) -> str:
     """One line on all runs."""
     finished = sum(bool(job.result) for job in jobs)
-    failed = len(jobs) - finished - len(running) - len(waiting)
+    failed = sum(job.is_given_up for job in jobs)
     under_way = ", ".join(f"{job.config.name} {job.progress:.0%}" for job in running)
     return (
         f"finished {finished} of {len(jobs)}, failed {failed}, waiting {len(waiting)}, "

@@ -16,6 +16,7 @@ from arm_tf.training import bounds, checkpoints, run_folder, steps
 from arm_tf.training.config import Config
 from arm_tf.training.run import Run
 from arm_tf.training.run_folder import RunFolder
+from arm_tf.training.stopwatch import Stopwatch
 from arm_tf.training.workers import ALONE, Cluster, Stop, Stopped
 
 
@@ -35,8 +36,8 @@ def train(
       RunError: the loss is not finite, there are fewer training images than one batch, or too
         little memory.
     """
-    with Stop() as stop, _in_memory(), steps.precision(config):
-        run = Run(config, dataset, folder, cluster)
+    with Stop() as stop, Stopwatch() as watch, _in_memory(), steps.precision(config):
+        run = Run(config, dataset, folder, cluster, watch.seconds)
         resumed = f" from step {run.step:,}" if run.step else ""
         replicas = run.strategy.num_replicas_in_sync
         shared = f" on {replicas} replicas" if replicas > 1 else ""

@@ -4,7 +4,7 @@ import dataclasses
 import pathlib
 import statistics
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from arm_tf import files
 from arm_tf.errors import RunError
@@ -35,6 +35,22 @@ class Figure(typing.NamedTuple):
     def __str__(self) -> str:
         deviation = "" if self.deviation is None else f" ± {self.deviation:.2f}"
         return f"{self.mean:.2f}{deviation}"
+
+
+def best_rate(bounds: Mapping[float, Mapping[int, float]]) -> float:
+    """The learning rate of the best validation bound, a float.
+
+    Of several seeds the mean counts, over those that every rate has been run with if there are any.
+
+    Args:
+      bounds: validation bounds on -log p in nats, by learning rate and seed.
+    """
+    common = set.intersection(*map(set, bounds.values()))
+    means = {
+        rate: statistics.fmean(v for seed, v in by_seed.items() if seed in common or not common)
+        for rate, by_seed in bounds.items()
+    }
+    return min(means, key=means.__getitem__)
 
 
 def configurations(config: Config, trials: int) -> list[Config]:
