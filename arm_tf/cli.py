@@ -60,7 +60,8 @@ def config_from_flags(flag_values: flags.FlagValues = flags.FLAGS) -> config.Con
             values[name] = tuple(value)
         elif isinstance(value, list):
             try:
-                values[name] = tuple(map(int if name == "image_shape" else float, value))
+                whole = name in ("image_shape", "keep_epochs")
+                values[name] = tuple(map(int if whole else float, value))
             except ValueError:
                 raise ConfigError(
                     f"--{name} must be numbers separated by commas, received {','.join(value)!r}."

@@ -1,8 +1,17 @@
 """Compares estimators' gradients at a frozen model: `python -m arm_tf.variance --run=runs/NAME`.
 
-For each estimator, at the same number of evaluations of f: bias and variance of the gradient in
-the logits and in the encoder's weights, over the noise alone. Without --run, a fresh model of the
-settings that the flags give. Writes variance.csv and variance.png.
+Bias and variance of each one's gradient in the logits and in the encoder's weights, over the noise
+alone, and the time that it takes. ELBO estimators have as many samples as --evaluations of f pay
+for, those of a multi-sample bound --num_samples, which says what bound it is; the two are held
+against references of their own (`arm_tf.training.moments.compare`). Without a run, at a fresh model
+of the settings that the flags give; with --trajectory=runs/NAME at all weights that a run with
+--keep_epochs has kept.
+
+Time is that of the whole gradient in the encoder for the batch of --images, noise included, on this
+machine: the median over --rounds in which all estimators take their turn, compilation excluded.
+
+Writes variance.csv and variance.png, bias and time against deviation (of the last weights), and for
+a trajectory trajectory.png, the variance along training.
 """
 
 import dataclasses
@@ -15,7 +24,8 @@ from arm_tf import cli, estimators, files
 from arm_tf.errors import ConfigError
 from arm_tf.training import run_folder
 
-_COLUMNS = ("variance", "variance_stderr", "bias", "bias_noise")
+_COLUMNS = ("variance", "variance_stderr", "variance_seconds", "bias", "bias_noise")
+_TIMES = ("microseconds", "microseconds_low", "microseconds_high")
 
 
 def samples_within(name: str, budget: int, units: int) -> int:
@@ -31,42 +41,48 @@ def samples_within(name: str, budget: int, units: int) -> int:
 
 def print_row(row: dict[str, typing.Any]) -> None:
     """Prints one estimator's figures."""
-    parts = [f"{row['estimator']:20}{row['evaluations']:>6} evaluations"]
+    parts = [
+        f"{row['estimator']:20}{row['evaluations']:>6} evaluations{row['microseconds']:>8.0f} µs"
+    ]
+    ascends = estimators.get(row["estimator"]).ascends
     for where in ("logits", "weights"):
-        parts.append(
-            f"{where}: variance {row[f'variance_{where}']:.3e} ± "
-            f"{row[f'variance_stderr_{where}']:.0e}, bias {row[f'bias_{where}']:.1e} "
-            f"(noise {row[f'bias_noise_{where}']:.0e})"
-        )
+        part = f"{where}: variance {row[f'variance_{where}']:.3e} ± "
+        part += f"{row[f'variance_stderr_{where}']:.0e}"
+        if not ascends:
+            part += f", bias {row[f'bias_{where}']:.1e} (noise {row[f'bias_noise_{where}']:.0e})"
+        parts.append(part)
+    if ascends:
+        parts.append(f"no bias, since it ascends {ascends}")
     print("   ".join(parts), flush=True)
 
 
 def main() -> None:
     values = flags.FLAGS
-    for name in ("images", "draws", "evaluations"):
+    for name in ("images", "draws", "evaluations", "rounds"):
         if getattr(values, name) < 1:
             raise ConfigError(
                 f"--{name} must be an integer of at least 1, received {getattr(values, name)}."
             )
-    if values.run:
-        folder = pathlib.Path(values.run)
+    if values.run and values.trajectory:
+        raise ConfigError("--run and --trajectory both name a run; give one of them.")
+    folder = None
+    if values.run or values.trajectory:
+        folder = pathlib.Path(values.run or values.trajectory)
         config = run_folder.read_config(folder)
         config = dataclasses.replace(config, data_dir=values.data_dir or config.data_dir)
     else:
         config = cli.config_from_flags()
-        folder = None
     out = pathlib.Path(values.out or folder or pathlib.Path(config.logdir) / "variance")
+    bound_samples = config.num_samples if config.objective == "multisample" else None
     num_samples = {}
     for name in values.estimators:
-        try:
-            row, _ = estimators.check(name, None, config.units)
-        except ValueError as error:
-            raise ConfigError(f"--estimators: {error}") from None
-        if row.objective != "elbo":
-            raise ConfigError(
-                f"--estimators: {name!r} has the gradient of another objective, {row.objective}."
-            )
-        num_samples[row.name] = samples_within(name, values.evaluations, config.units)
+        row, _ = config.check_estimator("estimators", name)
+        if row.objective == "elbo":
+            samples = samples_within(name, values.evaluations, config.units)
+        else:
+            asked = bound_samples if values.num_samples is None else values.num_samples
+            _, samples = config.check_estimator("estimators", name, asked)
+        num_samples[row.name] = samples
     dataset = config.load_data()
     files.make_folder(out, "--out")
 
@@ -74,33 +90,57 @@ def main() -> None:
     from arm_tf import figures
     from arm_tf.training import checkpoints, moments, steps
 
+    model = steps.build_model(config, dataset)
+    weights: typing.Iterable[int] = (0,)
     if folder:
-        model = checkpoints.load_model(folder, config, dataset)
-    else:
-        model = steps.build_model(config, dataset)
+        which = "kept" if values.trajectory else "best"
+        weights = checkpoints.restore_each(folder, model, which)
     x = dataset.epoch(config.seed, 0)[: values.images].astype("float32")
+    seen: set[int] = set()
+
+    def report(row):
+        if values.trajectory and row["step"] not in seen:
+            print(f"Step {row['step']:,}:")
+        seen.add(row["step"])
+        print_row(row)
+
     with steps.precision(config):
         rows = moments.compare(
-            config, model, x, num_samples, values.draws, values.adapt_steps, print_row
-        )
+            config, model, x, num_samples, values.draws, values.adapt_steps, report, values.rounds,
+            weights,
+        )  # fmt: skip
     header = ["estimator", "samples", "evaluations"]
     header += [f"{column}_{where}" for where in ("logits", "weights") for column in _COLUMNS]
+    header += ["objective", "step", *_TIMES]
     lines = [",".join(header)]
-    lines += [",".join(f"{row[key]}" for key in header) for row in rows]
+    lines += [",".join("" if row[k] is None else f"{row[k]}" for k in header) for row in rows]
     files.write_text(out / "variance.csv", "\n".join(lines) + "\n")
-    figures.variances(rows, config.name).savefig(out / "variance.png")
-    print(f"Written to {out / 'variance.csv'} and {out / 'variance.png'}.")
+    written = [out / "variance.csv", out / "variance.png"]
+    last = [row for row in rows if row["step"] == rows[-1]["step"]]
+    figures.variances(last, config.name).savefig(written[1])
+    if values.trajectory:
+        written.append(out / "trajectory.png")
+        figures.variances_along(rows, config.name).savefig(written[2])
+    print(f"Written to {', '.join(map(str, written))}.")
 
 
 if __name__ == "__main__":
     cli.define_flags()
     flags.DEFINE_string("run", None, "Folder of a run whose best weights to use; unset: fresh.")
+    flags.DEFINE_string(
+        "trajectory", None, "Folder of a run, all of whose weights of --keep_epochs to use."
+    )
     flags.DEFINE_list(
         "estimators", ["arm", "disarm", "loo", "reinforce"], "Which to compare, with commas."
     )
-    flags.DEFINE_integer("evaluations", 4, "Evaluations of f for each datum and layer, at most.")
+    flags.DEFINE_integer(
+        "evaluations", 4, "Evaluations of f for each datum and layer, at most; for the ELBO."
+    )
     flags.DEFINE_integer("draws", 500, "Draws of the noise.")
     flags.DEFINE_integer("images", 50, "Training images in the batch, the first ones.")
-    flags.DEFINE_integer("adapt_steps", 300, "Steps on what an estimator learns, beforehand.")
+    flags.DEFINE_integer(
+        "adapt_steps", 300, "Steps on what an estimator learns, before it is measured."
+    )
+    flags.DEFINE_integer("rounds", 5, "Rounds of timing, of ten estimates each.")
     flags.DEFINE_string("out", None, "Folder for the files; unset: that of the run.")
     cli.run(main)

@@ -96,8 +96,9 @@ def _section(name, row):
     needs += ["a generative model that dreams: it is a rule to train by"] if row.rule else []
     function = row.function.__name__
     options = [f"`{o.name}` ({o.default}): {o.help}" for o in row.options]
+    objective = {"elbo": "E[f(b)]", "multisample": "E[log (1/K) Σ exp f(b_k)]"}[row.objective]
     facts = {
-        "gradient of": "E[f(b)]" if row.objective == "elbo" else "E[log (1/K) Σ exp f(b_k)]",
+        "gradient of": row.ascends or objective,
         "evaluations of f": row.cost,
         "bias": "yes" if row.biased else "none",
         "samples": samples,

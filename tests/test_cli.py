@@ -1,5 +1,6 @@
 """Commands as a user types them: help, errors in one line, refusals."""
 
+import csv
 import os
 import pathlib
 import re
@@ -272,6 +273,40 @@ def test_variance_of_a_fresh_model_and_of_a_run(tmp_path):
         call("variance", "--estimators=exact"), "at most 12 units a layer, received 200"
     )
     assert_one_line(call("variance", "--estimators=amr"), "Unknown estimator 'amr'")
+
+
+def test_variance_along_a_run_that_keeps_weights(tmp_path):
+    folder = tmp_path / "run"
+    kept = (f"--logdir={tmp_path}", "--name=run", "--keep_epochs=0,1", "--batch_size=2000")
+    assert call("train", *FAST, *kept).returncode == 0
+    arguments = (f"--trajectory={folder}", "--draws=20", "--images=4", "--rounds=1")
+    along = call("variance", *arguments, "--estimators=rws,arm,vimco", "--num_samples=3")
+    assert along.returncode == 0 and not along.stderr, along.stderr
+    assert "no bias, since it ascends log q(b)" in along.stdout
+    lines = (folder / "variance.csv").read_text(encoding="utf-8").splitlines()
+    rows = list(csv.DictReader(lines))
+    end = next(row for row in rows if row["step"] != "0")["step"]
+    assert [(row["estimator"], row["samples"], row["objective"], row["step"]) for row in rows] == [
+        (*row, step) for step in ("0", end) for row in [
+            ("rws", "3", "multisample"), ("arm", "2", "elbo"), ("vimco", "3", "multisample")
+        ]
+    ]  # fmt: skip
+    assert rows[0]["bias_logits"] == "" != rows[2]["bias_logits"]
+    assert (folder / "trajectory.png").stat().st_size > 5000
+    both = (f"--run={folder}", f"--trajectory={folder}")
+    assert_one_line(call("variance", *both), "--run and --trajectory both name a run")
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--estimators=loo,vimco", "--num_samples=1"], "--estimators=vimco: num_samples must be"),
+        (["--estimators=vimco", "--model=conditional"], "conditional takes in --estimators what"),
+        (["--rounds=0"], "--rounds must be an integer of at least 1, received 0"),
+    ],
+)
+def test_variance_refuses_what_a_model_cannot_have(arguments, message):
+    assert_one_line(call("variance", *arguments), message)
 
 
 def test_estimators_are_listed_with_a_line_each():

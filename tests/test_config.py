@@ -29,6 +29,8 @@ ROOT = pathlib.Path(__file__).parents[1]
         ("image_shape", (5, 0), "a height and a width"),
         ("image_shape", (5, 6.0), "a height and a width"),
         ("image_shape", "5x6", "a height and a width"),
+        ("keep_epochs", (1, -1), r"of at least 0, such as 0,1,10, received \(1, -1\)"),
+        ("keep_epochs", (0.5,), "whole numbers"),
         ("estimator", "amr", "--estimator must be one of .*arm.* received 'amr'"),
         ("units", 0, "--units must be an integer from 1 to 100,000, received 0"),
         ("units", 2**70, "from 1 to 100,000, received 1180591620717411303424"),

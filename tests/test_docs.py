@@ -16,6 +16,10 @@ _spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "gene
 generate = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(generate)
 SHOWN = {
+    "docs/choose.md": [
+        f"choose/{name}"
+        for name in ("linear", "few", "many", "two_layers", "conditional", "multisample")
+    ],
     "docs/machines.md": ["sweep", "benchmark/cost"],
     "docs/omniglot.md": ["omniglot_stand_in"],
     "docs/paper.md": ["paper", "toy"],

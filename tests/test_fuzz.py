@@ -454,6 +454,7 @@ USUAL = {
     "name": ["run", "x=1,y", "ü"],
     "data_dir": ["nowhere"],
     "image_shape": ["28,28", "1,784"],
+    "keep_epochs": ["", "0", "0,1,10"],
 }
 MOST = dict(  # so that a step is quick; smaller values stay as they are
     units=4, layers=2, num_samples=4, batch_size=300, steps_per_loop=2, max_steps=1

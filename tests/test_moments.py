@@ -1,12 +1,20 @@
 """Bias and variance of gradients at a frozen model."""
 
+import contextlib
+import itertools
+
 import numpy as np
 import oracles
 import pytest
+import small_runs
 import tensorflow as tf
+import test_models
+import test_multisample
+from matplotlib.text import Text
 
-from arm_tf import models, noise, variance
-from arm_tf.training import moments
+from arm_tf import estimators, figures, models, noise, variance
+from arm_tf.errors import ConfigError
+from arm_tf.training import checkpoints, moments, steps
 from arm_tf.training.config import Config
 
 RNG = np.random.default_rng(0)
@@ -108,3 +116,137 @@ def test_variances_at_a_frozen_model_are_in_the_published_order():
         assert a["evaluations"] == b["evaluations"]
         error = np.hypot(a["variance_stderr_logits"], b["variance_stderr_logits"])
         assert a["variance_logits"] - b["variance_logits"] > 5 * error, (worse, better)
+
+
+def test_multisample_estimators_are_held_against_the_gradient_of_their_bound():
+    """By enumeration of all pairs of paths, where OVIS's bias is the mean of RWS."""
+    exact_model = test_models.make_model(2)
+    model = models.BinaryVAE(pixels=test_models.PIXELS, num_layers=2, units=2, seed=1)
+    for variable, value in zip(model.variables, exact_model.variables, strict=True):
+        variable.assign(value)
+    x = test_models.X.numpy().astype("float32")
+    flat = lambda grads: np.concatenate([np.ravel(grad) for grad in grads])
+    exact, added = (
+        flat(test_multisample.exact_gradients(exact_model, "encoder", 2, of)[1])
+        for of in ("bound", "rws")
+    )
+    group = model.gradient_estimators("disarm_local", 2)
+    _, weights = moments.gradient_moments(model, x, group, 4000, noise.key(0, "x"))
+    assert (np.abs(weights.mean - exact) < 6 * np.sqrt(weights.variance / 4000) + 1e-6).all()
+
+    config = Config(units=2, layers=2)
+    names = ("vimco", "disarm_local", "arms_multisample", "ovis", "rws", "wake_sleep", "arm")
+    rows = moments.compare(config, model, x, dict.fromkeys(names, 2), 4000, rounds=1)
+    row = {row["estimator"]: row for row in rows}
+    assert [row[name]["evaluations"] for name in names] == [2, 8, 8, 2, 2, 2, 8]
+    for name in ("vimco", "disarm_local", "arms_multisample", "arm"):
+        assert row[name]["bias_weights"] < 2 * row[name]["bias_noise_weights"], name
+    bias = np.sqrt(np.mean(added**2))
+    assert abs(row["ovis"]["bias_weights"] - bias) < 3 * row["ovis"]["bias_noise_weights"] < bias
+    for name in ("rws", "wake_sleep"):
+        assert row[name]["bias_weights"] is row[name]["bias_noise_logits"] is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["one layer", "two layers", "conditional"])
+def test_every_row_is_served_that_a_model_can_train_with(kind):
+    """And those that the table calls unbiased show none."""
+    if kind == "conditional":
+        config = Config(model="conditional", units=3, layers=2)
+        model = models.ConditionalNetwork(pixels=6, num_layers=2, units=3, seed=0)
+    else:
+        config = Config(units=3, layers=2 if kind == "two layers" else 1)
+        model = models.BinaryVAE(pixels=6, num_layers=config.layers, units=3, seed=0)
+    num_samples = {}
+    for name in estimators.TABLE:
+        with contextlib.suppress(ConfigError):
+            _, num_samples[name] = config.check_estimator("estimators", name)
+    elbo = [name for name, row in estimators.TABLE.items() if row.objective == "elbo"]
+    assert list(num_samples) == (elbo if kind == "conditional" else list(estimators.TABLE))
+    rows = moments.compare(config, model, X, num_samples, 100, 20, rounds=1)
+    assert [row["estimator"] for row in rows] == list(num_samples)
+    for row in rows:
+        name, table = row["estimator"], estimators.get(row["estimator"])
+        assert np.isfinite(row["variance_logits"]) and row["microseconds"] > 0
+        assert (row["bias_logits"] is None) == bool(table.ascends), name
+        if not (table.biased or table.ascends):
+            assert row["bias_logits"] <= 2 * row["bias_noise_logits"], name
+
+
+def test_along_training_each_step_has_the_weights_of_its_own(tmp_path):
+    """Rows of kept weights are those of a model with these weights, compared by itself."""
+    dataset = small_runs.small_dataset()
+    config = small_runs.configure(tmp_path, keep_epochs=(0, 2), layers=2)
+    folder = small_runs.run(config, dataset)
+    x = dataset.train[:3].astype("float32")
+    compare = lambda model, *rest: [
+        {k: v for k, v in row.items() if k.startswith(("step", "variance_", "bias_"))
+         and "seconds" not in k}
+        for row in moments.compare(config, model, x, {"arm": 2, "loo": 2}, 20, 0, print, 1, *rest)
+    ]  # fmt: skip
+    model = steps.build_model(config, dataset)
+    along = compare(model, checkpoints.restore_each(folder.path, model, "kept"))
+    assert [row["step"] for row in along] == [0, 0, 22, 22]
+    assert along[0]["variance_logits"] != along[2]["variance_logits"]
+    fresh = steps.build_model(config, dataset)
+    assert compare(fresh) == along[:2]
+    for _ in checkpoints.restore_each(folder.path, fresh, "kept"):
+        pass
+    assert compare(fresh, [22]) == along[2:]
+
+
+def test_time_is_the_median_of_rounds_in_turn_and_changes_nothing_else(monkeypatch):
+    model, config, turns = make_model(), Config(units=3), []
+    samples = {"reinforce_baseline": 4, "nvil": 2}
+    measured = moments.FrozenGradients.seconds
+
+    def seconds(self, key, start):
+        measured(self, key, start)
+        turns.append((self.evaluations, start))
+        return {0: 9.0, 10: 3.0, 20: 1.0, 30: 2.0}[start] * self.evaluations
+
+    monkeypatch.setattr(moments.FrozenGradients, "seconds", seconds)
+    rows = moments.compare(config, model, X, samples, 20, 10, rounds=3)
+    assert turns == [(n, start) for start in (0, 10, 20, 30) for n in (4, 2)]
+    assert [row["microseconds"] for row in rows] == [8e6, 4e6]
+    assert rows[0]["microseconds_low"] == 6e6 and rows[0]["microseconds_high"] == 10e6
+    assert rows[0]["variance_seconds_weights"] == 8 * rows[0]["variance_weights"]
+    again = moments.compare(config, model, X, samples, 20, 10, rounds=1)
+    assert [row["variance_logits"] for row in again] == [row["variance_logits"] for row in rows]
+
+
+def test_pictures_name_every_estimator_apart():
+    """No label covers another, and the front goes through those that no other beats."""
+    names = [name for name in estimators.TABLE if name != "exact"]
+    rng = np.random.default_rng(0)
+    rows = [
+        dict(estimator=name, objective=estimators.get(name).objective, evaluations=4, step=step,
+             microseconds=np.exp(rng.normal()), variance_logits=np.exp(rng.normal()),
+             variance_stderr_logits=0.1, bias_noise_logits=0.01,
+             bias_logits=0.5 if estimators.get(name).biased else 0.01)
+        for step in (10, 200) for name in names
+    ]  # fmt: skip
+    last = rows[len(names) :]
+    figure = figures.variances(last, "x")
+    assert len(figure.axes) == 4
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        boxes = [Text.get_window_extent(text) for text in axes.texts]
+        assert all(not a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+    assert [len(axes.texts) for axes in figure.axes[::2]] == [
+        sum(row["objective"] == objective for row in last) for objective in ("elbo", "multisample")
+    ]
+    elbo = [row for row in last if row["objective"] == "elbo" and row["bias_logits"] < 0.02
+            and not estimators.get(row["estimator"]).ascends]  # fmt: skip
+    beaten = lambda row: any(
+        other["microseconds"] < row["microseconds"]
+        and other["variance_logits"] < row["variance_logits"]
+        for other in elbo
+    )
+    front = figure.axes[1].lines[0].get_xydata()[:-1]
+    best = sorted((r["microseconds"], r["variance_logits"] ** 0.5) for r in elbo if not beaten(r))
+    np.testing.assert_allclose(front, best)
+    along = figures.variances_along(rows, "x")
+    assert {text.get_text() for text in along.axes[0].texts + along.axes[2].texts} == {
+        f"{name} (4)" for name in names
+    }

@@ -117,6 +117,36 @@ METRICS = """step,epoch,training_seconds,train_neg_elbo,valid_neg_elbo,test_neg_
 """
 
 
+def test_variances_of_a_trajectory_are_a_table_for_each_objective(tmp_path):
+    """The last step sorts it, of which bias and time are; a run's own variance is the last, too."""
+    folder = tmp_path / "run"
+    write_run(folder, SHORT, {"epochs": 10.0})
+    (folder / "variance.csv").write_text(
+        "estimator,evaluations,variance_logits,variance_stderr_logits,variance_seconds_logits,"
+        "bias_logits,bias_noise_logits,variance_weights,objective,step,microseconds\n"
+        "arm,4,6.912,0.0123,0.002,0.1,0.2,1.5,elbo,0,1234.5\n"
+        "st,4,5.0,0.01,0.002,0.3,0.1,0.5,elbo,0,99\n"
+        "rws,5,3.0,0.01,0.001,,,1,multisample,0,300\n"
+        "arm,4,4.321,0.0123,0.0015,0.1,0.2,0.25,elbo,2000,1234.5\n"
+        "st,4,0.5,0.01,0.00005,0.3456,0.1,0.5,elbo,2000,99\n"
+        "rws,5,1.0,0.01,0.0001,,,1,multisample,2000,300\n",
+        encoding="utf-8",
+    )
+    text, (run,), _ = report.summary(folder)
+    assert run.gradient_variance == 0.25
+    lines = text.splitlines()
+    rows = [line for line in lines if line.startswith("| `")]
+    assert rows == [
+        "| `st` | 4 | yes | 0.35 | 5 ± 0.01 | 0.5 ± 0.01 | 99 | 0.05 |",
+        "| `arm` | 4 | no | < 0.4 | 6.91 ± 0.01 | 4.32 ± 0.01 | 1,234 | 1.5 |",
+        "| `rws` | 5 | no | – | 3 ± 0.01 | 1 ± 0.01 | 300 | 0.1 |",
+    ]
+    assert any("variance at step 2,000" in line and "ELBO" in line for line in lines)
+    old = "estimator,variance_weights\narm,1\n"
+    (folder / "variance.csv").write_text(old, encoding="utf-8")
+    assert "`arm`" not in report.summary(folder)[0]
+
+
 def test_curves_take_the_longest_runs_of_each_experiment(tmp_path):
     for seed in (0, 1):
         write_run(tmp_path / f"arm{seed}", {**LINEAR, "seed": seed}, {}, METRICS)

@@ -28,7 +28,7 @@ from small_runs import (
 
 from arm_tf import data, noise, train
 from arm_tf.errors import DataError, RunError
-from arm_tf.training import run_folder, session
+from arm_tf.training import checkpoints, run_folder, session, steps
 from arm_tf.training.config import Config
 from arm_tf.training.feed import epoch_order
 
@@ -41,6 +41,40 @@ def dataset():
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, dataset):
     return run(configure(tmp_path_factory.mktemp("finished")), dataset)
+
+
+def test_weights_to_keep_are_those_of_their_epochs_and_change_nothing(
+    dataset, finished, tmp_path, monkeypatch
+):
+    """Also where the run was stopped at such an epoch and went on."""
+    assert Config(keep_epochs=(1,)).name == Config().name
+    config = configure(tmp_path, keep_epochs=(0, 1, 2, 7))
+    run_stopped_at(11, config, dataset, monkeypatch)
+    folder = run(config, dataset)
+    assert_same_run(folder, finished)
+    model, fresh = steps.build_model(config, dataset), steps.build_model(config, dataset)
+    kept = [
+        (step, [variable.numpy() for variable in model.variables])
+        for step in checkpoints.restore_each(folder.path, model, "kept")
+    ]
+    assert [step for step, _ in kept] == [0, 11, 22]
+    for values, expected in [
+        (kept[0][1], [variable.numpy() for variable in fresh.variables]),
+        (kept[1][1], newest(run(configure(tmp_path / "1", epochs=1), dataset))),
+    ]:
+        for value, other in zip(values, expected, strict=True):
+            np.testing.assert_array_equal(value, other)
+    with pytest.raises(RunError, match="no kept weights yet; train it with --keep_epochs"):
+        next(checkpoints.restore_each(finished.path, model, "kept"))
+    (best,) = checkpoints.restore_each(finished.path, model, "best")
+    assert best == finished.result["best_step"]
+
+
+def newest(folder):
+    """The model's weights in the newest checkpoint."""
+    reader = tf.train.load_checkpoint(str(folder.path / "checkpoints"))
+    names = [n for n in reader.get_variable_to_shape_map() if n.startswith("weights/")]
+    return [reader.get_tensor(name) for name in sorted(names, key=lambda n: int(n.split("/")[1]))]
 
 
 @pytest.mark.parametrize("tf32", [False, True])

@@ -139,6 +139,7 @@ class Estimator:
       options: a tuple of `Option`.
       max_units: largest V, where cost grows with it; None for no limit.
       objective: "elbo" for E[f(b)], "multisample" for E[log mean_k exp f(b_k)].
+      ascends: what grad_logits estimates the gradient of where that is not the objective, in words.
       joint: whether f at K paths through a network's layers serves all of them, where other
         estimators take samples at one layer after the other.
       rule: whether it is no estimator but a rule to train the encoder of a generative model by,
@@ -169,6 +170,7 @@ class Estimator:
     options: tuple[Option, ...] = ()
     max_units: int | None = None
     objective: str = "elbo"
+    ascends: str = ""
     joint: bool = False
     rule: bool = False
     aliases: tuple = ()

@@ -145,6 +145,7 @@ def disarm_local(f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor) -
     default_samples=5,
     biased=True,
     objective="multisample",
+    ascends="log q(b) at samples weighted towards the posterior p(b|x)",
     joint=True,
 )
 def rws(f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor) -> Estimate:
@@ -168,6 +169,7 @@ def rws(f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor) -> Estimat
     equation=r"\frac{1}{K} \sum_k (b_k - \sigma(\phi(x_k))), (x_k, b_k) \sim p",
     biased=True,
     objective="multisample",
+    ascends="log q(b|x) of what the generative model dreams",
     joint=True,
     rule=True,
 )

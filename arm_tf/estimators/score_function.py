@@ -137,6 +137,7 @@ def nvil_parameters(units: int) -> dict[str, float | np.ndarray]:
     equation=r"\frac{1}{K} \sum_k \frac{f(b_k) - C(\phi) - c}{\max(1, d)} (b_k - \sigma(\phi))",
     initial=nvil_parameters,
     averages=("mean", "square", "calls"),
+    ascends="E[f(b)] divided by the signal's deviation",
 )
 def nvil(
     f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor, parameters: dict[str, tf.Tensor]

@@ -5,7 +5,8 @@ negative ELBO against steps and seconds for each experiment of the paper, and of
 run has followed them. Runs of the paper's length
 on the published data stand beside the published figures; all others are in tables of their own.
 Runs that are not finished, and files that cannot be read, are named and passed over. Of what the
-toy, the benchmark and sweeps have written into the folder it prints the tables, too.
+toy, the benchmark, sweeps and `arm_tf.variance` have written into the folder it prints the tables,
+too.
 """
 
 import pathlib

@@ -1,18 +1,20 @@
-"""Tables of what the toy, the benchmark and sweeps have written."""
+"""Tables of what the toy, the benchmark, sweeps and `arm_tf.variance` have written."""
 
+import csv
 import os
 import pathlib
 import typing
 
-from arm_tf import files
+from arm_tf import estimators, files
 from arm_tf.report.tables import experiment_title, table
 
 
 def measurements(folder: str | os.PathLike[str]) -> list[str]:
-    """Tables of what the toy, the benchmark and sweeps have written into a folder; Markdown.
+    """Tables of what the toy, the benchmark, sweeps and `arm_tf.variance` have written; Markdown.
 
     Args:
-      folder: path; toy.json and benchmark.json are looked for in it, sweep.json below it, too.
+      folder: path; toy.json, benchmark.json and variance.csv are looked for in it, sweep.json below
+        it, too.
 
     Returns:
       A list of str.
@@ -30,7 +32,48 @@ def measurements(folder: str | os.PathLike[str]) -> list[str]:
             [["seconds", *(f"{s['seconds']:.0f}" for s in sweeps)],
              ["steps a second", *(f"{s['steps'] / s['seconds']:.0f}" for s in sweeps)]],
         ))  # fmt: skip
+    if (folder / "variance.csv").exists():
+        with open(folder / "variance.csv", newline="", encoding="utf-8") as lines:
+            tables += _variance_tables(list(csv.DictReader(lines)))
     return tables
+
+
+def _variance_tables(rows: list[dict[str, str]]) -> list[str]:
+    """A table for each objective, by the variance of the last step; of earlier versions, none."""
+    if not rows or "objective" not in rows[0]:
+        return []
+    steps = list(dict.fromkeys(row["step"] for row in rows))
+    last = [row for row in rows if row["step"] == steps[-1]]
+    last.sort(key=lambda row: float(row["variance_logits"]))
+    step_of = "variance" if len(steps) == 1 else "variance at step {:,}"
+    header = ["evaluations of f", "needs its derivative", "bias",
+              *(step_of.format(int(step)) for step in steps), "µs", "variance × ms"]  # fmt: skip
+    found = []
+    for objective, title in (("elbo", "ELBO"), ("multisample", "multi-sample bound")):
+        body = []
+        for row in (row for row in last if row["objective"] == objective):
+            name = row["estimator"]
+            cells = [f"`{name}`", row["evaluations"]]
+            cells.append("yes" if estimators.get(name).derivative else "no")
+            cells.append(_bias(row["bias_logits"], row["bias_noise_logits"]))
+            for step in steps:
+                at = next(r for r in rows if (r["estimator"], r["step"]) == (name, step))
+                value, error = (at[f"variance{x}_logits"] for x in ("", "_stderr"))
+                cells.append(f"{float(value):.3g} ± {float(error):.1g}")
+            cells.append(f"{float(row['microseconds']):,.0f}")
+            cells.append(f"{1e3 * float(row['variance_seconds_logits']):.2g}")
+            body.append(cells)
+        if body:
+            found.append(table([f"{title}: gradient in the logits", *header], body))
+    return found
+
+
+def _bias(bias: str, noise: str) -> str:
+    """A bias where it is seen, else what it is below; texts."""
+    if not bias:
+        return "–"
+    size = 2 * float(noise)
+    return f"{float(bias):.2g}" if float(bias) > size else f"< {size:.1g}"
 
 
 def _toy_tables(record: dict[str, typing.Any]) -> list[str]:

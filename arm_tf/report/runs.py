@@ -115,11 +115,12 @@ def _own_variance(path: pathlib.Path, estimator: str) -> float | None:
     file = path / "variance.csv"
     if not file.exists():
         return None
+    variance = None  # the last step's, where there are several
     with open(file, newline="", encoding="utf-8") as lines:
         for row in csv.DictReader(lines):
             if row["estimator"] == estimator:
-                return float(row["variance_weights"])
-    return None
+                variance = float(row["variance_weights"])
+    return variance
 
 
 def by_trials(runs: Iterable[Run]) -> dict[tuple, list[Run]]:

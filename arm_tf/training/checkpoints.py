@@ -1,9 +1,10 @@
-"""Checkpoints of a run: its latest state, and the weights of its best validation."""
+"""Checkpoints of a run: its latest state, the weights of its best validation, and those to keep."""
 
 import contextlib
 import pathlib
 import sys
 import typing
+from collections.abc import Iterator
 
 import keras
 import tensorflow as tf
@@ -35,6 +36,7 @@ class Checkpoints:
             self._latest = _manager(tf.train.Checkpoint(**state), path, keep=2)
             weights = tf.train.Checkpoint(weights=state["weights"])
             self._best = _manager(weights, path / "best", keep=1)
+            self._kept = _manager(weights, path / "kept", keep=None)
 
     def _writing(self) -> contextlib.AbstractContextManager[None]:
         return self._folder.writing(tf.errors.OpError)
@@ -67,6 +69,11 @@ class Checkpoints:
         with self._writing():
             self._best.save(step)
 
+    def keep(self, step: int) -> None:
+        """Writes the weights for good."""
+        with self._writing():
+            self._kept.save(step)
+
     def restore_best(self) -> None:
         """Restores the weights that were the best.
 
@@ -98,13 +105,37 @@ def load_model(path: pathlib.Path, config: Config, dataset: Dataset) -> BinaryNe
     return model
 
 
+def restore_each(path: pathlib.Path, model: BinaryNetwork, which: str) -> Iterator[int]:
+    """Puts weights that a run has saved into a model, one after the other.
+
+    Args:
+      path: the run's folder.
+      model: that of the run; what it holds before the next step is asked for are the weights.
+      which: "best", those of the best validation, or "kept", all that --keep_epochs asked for.
+
+    Yields:
+      int, the step that they were saved at, in ascending order.
+
+    Raises:
+      RunError: there are none, or damaged ones.
+    """
+    files = (path / "checkpoints" / which).glob("ckpt-*.index")
+    saved = {int(file.stem.rpartition("-")[2]): file.with_suffix("") for file in files}
+    if not saved:
+        keep = "; train it with --keep_epochs" if which == "kept" else ""
+        raise RunError(f"The run in {path} has no {which} weights yet{keep}.")
+    for step in sorted(saved) if which == "kept" else [max(saved)]:
+        restore(tf.train.Checkpoint(weights=tensors(model)), str(saved[step]))
+        yield step
+
+
 def tensors(holder: keras.layers.Layer | keras.optimizers.Optimizer) -> list[tf.Variable]:
     """The TensorFlow variables of a Keras model, layer or optimiser, for checkpoints."""
     return [variable.value for variable in holder.variables]
 
 
 def _manager(
-    checkpoint: tf.train.Checkpoint, folder: pathlib.Path, keep: int
+    checkpoint: tf.train.Checkpoint, folder: pathlib.Path, keep: int | None
 ) -> tf.train.CheckpointManager:
     """A `tf.train.CheckpointManager` that finds a folder's checkpoints also if their list is bad.
 

@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from arm_tf import data, estimators, paper
 from arm_tf.errors import ConfigError
 
-_WHERE = {"logdir", "name", "data_dir", "distribute"}  # do not change what is computed
+# Do not change what is computed.
+_WHERE = {"logdir", "name", "data_dir", "distribute", "keep_epochs"}
 # In which runs that are compared may differ.
 INCIDENTAL = {"jit", "steps_per_loop", "eval_every", "eval_samples"}
 _FLOAT_LIMIT = 1e30  # float32 must hold the numbers
@@ -208,6 +209,11 @@ class Config:
         "Share each batch among the GPUs of a machine, or among machines as TF_CONFIG has them.",
         ("none", "mirrored", "multi_worker"),
     )
+    keep_epochs: tuple = _setting(
+        (),
+        "Epochs after which to keep the weights for good, such as 0,1,10, for arm_tf.variance.",
+        low=0,
+    )
     logdir: str = _setting("runs", "Folder that holds the folders of runs.")
     name: str = _setting(None, "Name of the run's folder; unset: built from the settings.")
 
@@ -227,9 +233,9 @@ class Config:
                 self._fill_in("dataset", path.name)
             if path.parent != pathlib.PurePath() and str(path.parent) != data_dir:
                 self._fill_in("data_dir", str(path.parent))
-        self._check_estimator("estimator", self.estimator, self.num_samples)
+        self.check_estimator("estimator", self.estimator, self.num_samples)
         for name in self.track_variance:
-            self._check_estimator("track_variance", name)
+            self.check_estimator("track_variance", name)
         for name, value in self._usual().items():
             if getattr(self, name) is None:
                 self._fill_in(name, value)
@@ -258,10 +264,16 @@ class Config:
             "decoder_samples": _DECODER_SAMPLES[self.objective],
         }
 
-    def _check_estimator(self, flag: str, name: str, num_samples: int | None = None) -> None:
-        """A ConfigError where the model cannot have the estimator."""
+    def check_estimator(
+        self, flag: str, name: str, num_samples: int | None = None
+    ) -> tuple[estimators.Estimator, int]:
+        """An estimator's row of the table, and num_samples as `estimators.check` fills it in.
+
+        Raises:
+          ConfigError: the model cannot have the estimator; the message names the flag.
+        """
         try:
-            row, _ = estimators.check(name, num_samples, self.units)
+            row, num_samples = estimators.check(name, num_samples, self.units)
         except ValueError as error:
             raise ConfigError(f"--{flag}={name}: {error}") from None
         if self.model == "conditional" and (row.objective != "elbo" or row.rule):
@@ -269,6 +281,7 @@ class Config:
                 f"--model=conditional takes in --{flag} what ascends the ELBO and needs no prior, "
                 f"received {name!r}."
             )
+        return row, num_samples
 
     def _default_name(self) -> str:
         """Names the settings that people vary, and a digest of any others that are not default."""
@@ -388,6 +401,9 @@ def _check(field: dataclasses.Field, value: typing.Any) -> None:
     if field.name == "image_shape":
         if not isinstance(value, tuple) or len(value) != 2 or not all(map(_is_positive, value)):
             refuse("a height and a width, such as 28,28")
+    elif field.name == "keep_epochs":
+        if not isinstance(value, tuple) or any(type(v) is not int or v < low for v in value):
+            refuse("whole numbers of at least 0, such as 0,1,10")
     elif tuple in types and not (
         isinstance(value, tuple) and len(value) == 2 and all(_is_number(v, 1) for v in value)
     ):

@@ -169,6 +169,12 @@ class Run:
             f"{run_folder.run_path(self.config)} is kept. A smaller --learning_rate may help."
         )
 
+    def keep_weights(self) -> None:
+        """Keeps the weights for good where the settings ask for those of this epoch's end."""
+        epoch, steps = divmod(self.step, self.steps_per_epoch)
+        if self.folder and not steps and epoch in self.config.keep_epochs:
+            self.checkpoints.keep(self.step)
+
     def evaluation_is_due(self) -> bool:
         """Whether the present step ends an interval between evaluations and was not evaluated.
 

@@ -128,6 +128,7 @@ def _train_to_end(run: Run, stop: Stop) -> None:
         figures = {}
         rates: list[float] = []
         while True:
+            run.keep_weights()
             try:
                 if run.evaluation_is_due():
                     row = run.evaluate(stop)
