@@ -4,9 +4,18 @@ import os
 
 from arm_tf.report.measurements import measurements
 from arm_tf.report.runs import Run, curves, gather
-from arm_tf.report.tables import compared, markdown, table_csv
+from arm_tf.report.tables import compared, markdown, other_papers, table_csv
 
-__all__ = ["Run", "compared", "curves", "gather", "markdown", "summary", "table_csv"]
+__all__ = [
+    "Run",
+    "compared",
+    "curves",
+    "gather",
+    "markdown",
+    "other_papers",
+    "summary",
+    "table_csv",
+]
 
 
 def summary(folder: str | os.PathLike[str]) -> tuple[str, list[Run], list[str]]:
