@@ -223,14 +223,57 @@ def test_estimators_that_can_be_chosen_are_those_of_the_table():
     assert set(field.metadata["choices"]) == set(estimators.TABLE)
 
 
-def test_flag_files_are_those_of_the_papers_settings():
+@pytest.mark.parametrize("folder", paper.PAPERS)
+def test_flag_files_are_those_of_the_papers_settings(folder):
     """If this fails, `python -m arm_tf.paper` writes them anew."""
     files = {
-        p.name: p.read_text(encoding="utf-8") for p in (ROOT / "runs" / "paper").glob("*.flags")
+        p.name: p.read_text(encoding="utf-8") for p in (ROOT / "runs" / folder).glob("*.flags")
     }
-    assert files == flag_files()
-    for settings in paper.SETTINGS.values():
+    assert files == flag_files(folder)
+    for settings in paper.PAPERS[folder].settings.values():
         Config(**settings)
+
+
+@pytest.mark.parametrize("folder", paper.PAPERS)
+def test_every_flag_file_is_read_as_the_settings_it_was_written_from(folder):
+    its = paper.PAPERS[folder]
+    for name, cells in its.cells.items():
+        for cell, settings in cells.items():
+            values = flags.FlagValues()
+            cli.define_flags(values)
+            path = ROOT / "runs" / folder / f"{name}-{cell}.flags"
+            values(["train", f"--flagfile={path}"])
+            given = Config(**{**its.settings[name], **settings})
+            assert cli.config_from_flags(values) == given, path
+
+
+def test_other_papers_settings_differ_as_their_code_does():
+    def config(folder, experiment, cell):
+        its = paper.OTHERS[folder]
+        return Config(**{**its.settings[experiment], **its.cells[experiment][cell]})
+
+    loo = config("disarm", "mnist_dynamic-linear", "loo")
+    assert (loo.input_scaling, loo.code_scaling) == ("centered", "symmetric")
+    assert (loo.output_bias, loo.prior, loo.prior_learning_rate) == ("data_mean", "learned", 0.01)
+    assert (loo.batch_size, loo.learning_rate, loo.decoder_samples) == (50, 1e-4, "independent")
+    relax = config("disarm", "mnist_dynamic-nonlinear", "relax")
+    assert (relax.decoder_samples, relax.estimator_learning_rate) == ("shared", 1e-4)
+    assert (relax.leaky_slope, relax.network, relax.units) == (0.3, "nonlinear", 200)
+    rodeo = config("rodeo", "fashion_dynamic-nonlinear", "rodeo-3")
+    assert (rodeo.input_scaling, rodeo.code_scaling) == ("none", "none")
+    assert (rodeo.output_bias, rodeo.prior, rodeo.decoder_samples) == ("zeros", "uniform", "shared")
+    assert (rodeo.batch_size, rodeo.learning_rate) == (100, 3e-4)
+    assert config("double_cv", "fashion_dynamic-nonlinear", "double_cv-2").learning_rate == 1e-3
+    for folder, its in paper.OTHERS.items():
+        for name, cells in its.cells.items():
+            for cell in cells:
+                given = config(folder, name, cell)
+                images = {"omniglot_dynamic": 23_000}.get(given.dataset, 50_000)
+                steps = images // given.batch_size * given.epochs
+                assert given.max_steps == 1_000_000 <= steps < 1_000_500
+                number = cell.partition("-")[2]
+                row = estimators.get(given.estimator)
+                assert not number or row.evaluations(given.num_samples, 200) == int(number)
 
 
 def test_paper_settings_differ_as_the_authors_scripts_do():

@@ -233,7 +233,84 @@ def test_pictures_say_how_long_the_runs_are_and_whether_the_data_are_the_publish
     assert drawn == {"arm": [0.5, 0.25], "loo": [2, 1]} and axes.get_yscale() == "log"
 
 
+DISARM = paper.OTHERS["disarm"].settings["mnist_dynamic-linear"]
+TRAINED = "step,epoch,seconds,train_neg_elbo,valid_neg_elbo\n5,5,1,200,190\n10,10,2,{},155\n"
+
+
+def write_benchmark(path, settings, result=None, train=110.0):
+    whole = {"steps": 1_000_000, "epochs": 1000.0, "test_samples": 100, **(result or {})}
+    write_run(path, settings, whole, TRAINED.format(train))
+
+
+def test_runs_of_other_papers_experiments_have_a_table_that_says_how_long_they_are(
+    tmp_path, monkeypatch
+):
+    planted = {"loo": {"train_neg_elbo": (111.5, 0.25), "test_nll": 103.5}}
+    monkeypatch.setitem(paper.OTHERS["disarm"].published, "mnist_dynamic-linear", planted)
+    loo = {**DISARM, "estimator": "loo", "eval_every": 10}
+    k = {"test_k_nll": 106.5, "test_k_samples": 2}
+    write_benchmark(tmp_path / "loo0", loo, {"test_nll": 103.0, **k})
+    write_benchmark(tmp_path / "loo1", {**loo, "seed": 1}, {"test_nll": 104.0, **k}, 112.0)
+    short = {**DISARM, "estimator": "double_cv", "max_steps": 200_000}
+    write_benchmark(tmp_path / "short", short, {"test_nll": 101.0, "steps": 200_000})
+    arms = {**DISARM, "estimator": "arms", "num_samples": 4, "learning_rate": 5e-4}
+    write_benchmark(tmp_path / "arms", arms, {"test_nll": 102.0})
+    stand_in = {**DISARM, "estimator": "arm"}
+    write_benchmark(tmp_path / "stand_in", stand_in, {"data_published": False, "test_nll": 90.0})
+    other_batch = {**DISARM, "estimator": "arm", "batch_size": 25}
+    write_benchmark(tmp_path / "other_batch", other_batch, {"test_nll": 99.0})
+    write_run(tmp_path / "paper", LINEAR, {})
+    runs, notes = report.gather(tmp_path)
+    assert not notes and len(report.compared(runs)) == 1
+
+    first, second, third = report.other_papers(runs)
+    assert [row["estimator"] for row in (first, second, third)] == [
+        "`loo`", "`double_cv`", "`arms`, learning_rate=0.0005",
+    ]  # fmt: skip
+    assert [row["paper"] for row in (second, third)] == [
+        "Dong et al. 2020",
+        "Dimitriev & Zhou 2021",
+    ]
+    assert [row["evaluations"] for row in (first, second, third)] == [2, 2, 4]
+    text = report.markdown(runs)
+    table, others, stand_ins = text.split("\n\n| ")[2:]
+    assert (
+        "| Dong et al. 2020 | MNIST-dynamic, linear | `loo` | 2 | 111.5 ± 0.25 | 111.00 ± 1.41 | "
+        "103.5 | 103.50 ± 0.71 | 106.50 ± 0.00 (K = 2) | 1,000,000 | 0, 1 |"
+    ) in table
+    assert "| `double_cv` | 2 | – | 110.00 | – | 101.00 | – | 200,000 of 1,000,000 | 0 |" in table
+    assert "other_batch" in others and "stand_in" in stand_ins
+    assert "90.00" not in table + others and "99.00" not in table
+
+    rows = {row["run"]: row for row in csv.DictReader(io.StringIO(report.table_csv(runs)))}
+    assert (rows["loo0"]["published"], rows["loo0"]["paper"]) == ("103.5", "Dong et al. 2020")
+    assert (rows["paper"]["published"], rows["other_batch"]["experiment"]) == ("107.2 ± 0.1", "")
+    curves = report.curves(runs)
+    assert set(curves) == {"disarm-mnist_dynamic-linear", "arms-mnist_dynamic-linear"}
+    assert list(curves["disarm-mnist_dynamic-linear"]) == ["loo"]  # the longest
+
+
+@pytest.mark.parametrize("folder", paper.OTHERS)
+def test_a_run_of_a_flag_file_departs_from_nothing(tmp_path, folder):
+    its = paper.OTHERS[folder]
+    for experiment, cells in its.cells.items():
+        for cell, settings in cells.items():
+            path = tmp_path / f"{experiment}-{cell}"
+            write_benchmark(path, {**its.settings[experiment], **settings})
+    runs, _ = report.gather(tmp_path)
+    assert len(runs) == sum(map(len, its.cells.values()))
+    for run in runs:
+        assert set(run.departures) <= {"num_samples"}, run.name
+        # Shi et al. repeat cells of Titsias & Shi at the same settings, which stand there.
+        others = {"rodeo": {"rodeo", "double_cv"}}.get(folder, {folder})
+        assert run.source in others and run.name.startswith(run.experiment)
+        if {run.config.estimator, run.config.dataset} & {"rodeo", "fashion_dynamic"}:
+            assert run.source == folder
+
+
 def test_every_published_figure_is_of_an_experiment_and_estimator_that_exist():
-    for experiment, published in paper.PUBLISHED.items():
-        for estimator in published:
-            Config(**paper.SETTINGS[experiment], estimator=estimator)
+    for its in paper.PAPERS.values():
+        for experiment, published in its.published.items():
+            for cell, known in published.items():
+                Config(**{**its.settings[experiment], **its.cells[experiment][cell]})
+                assert set(known) <= {"test_nll", "train_neg_elbo"}

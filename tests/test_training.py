@@ -26,7 +26,7 @@ from small_runs import (
     weights,
 )
 
-from arm_tf import data, noise, train
+from arm_tf import data, noise, paper, train
 from arm_tf.errors import DataError, RunError
 from arm_tf.training import checkpoints, run_folder, session, steps
 from arm_tf.training.config import Config
@@ -92,6 +92,19 @@ def test_products_have_the_precision_asked_for(tf32, dataset, tmp_path, monkeypa
     assert seen == [tf32] and is_enabled() == before
 
 
+@pytest.mark.parametrize("folder", paper.OTHERS)
+def test_models_and_estimators_of_other_papers_can_be_built(folder, dataset):
+    its = paper.OTHERS[folder]
+    for name in filter(lambda name: name.startswith("mnist_dynamic"), its.settings):
+        model = steps.build_model(Config(**its.settings[name]), dataset)
+        for cell, settings in its.cells[name].items():
+            config = Config(**{**its.settings[name], **settings})
+            built = steps.build_gradient_estimators(config, model)
+            further = config.decoder_samples == "independent"
+            number = cell.partition("-")[2] or {"relax": 3}.get(cell, 2)
+            assert model.evaluations(built, config.decoder_samples) == int(number) + further
+
+
 def test_run_folder_has_everything(finished, dataset):
     names = {path.name for path in finished.path.iterdir()}
     assert names >= {
@@ -106,7 +119,8 @@ def test_run_folder_has_everything(finished, dataset):
         "seconds",
     }  # fmt: skip
     assert (result["steps"], result["test_images"], result["evaluations_per_step"]) == (33, 60, 3)
-    assert result["test_nll"] < result["test_neg_elbo"]
+    assert result["test_nll"] < result["test_k_nll"] < result["test_neg_elbo"]
+    assert result["test_k_samples"] == 2
     rows = list(csv.DictReader(open(finished.path / "metrics.csv", newline="", encoding="utf-8")))
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
     assert float(rows[-1]["train_neg_elbo"]) < float(rows[0]["train_neg_elbo"]) - 20

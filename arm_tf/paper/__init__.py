@@ -6,6 +6,8 @@ batch or epochs, so do the settings here (see https://github.com/mingzhang-yin/A
 
 import typing
 
+from arm_tf.paper.benchmarks import OTHERS, Figure, Paper
+
 SEEDS = (0, 1, 2, 3, 4)  # five trials
 
 _ALL = {"learning_rate": 1e-4, "epochs": 1200, "eval_every": 5}
@@ -49,7 +51,7 @@ SETTINGS: dict[str, dict[str, typing.Any]] = {
 # Test -log p in nats by experiment and estimator (Yin & Zhou 2019, tables 2 and 3): a mean and a
 # standard deviation over five trials, a figure, or, as a text, a bound. The figures other than
 # ARM's in the tables of autoencoders are quoted there from earlier work. None: not given.
-PUBLISHED: dict[str, dict[str, float | tuple[float, float] | str | None]] = {
+PUBLISHED: dict[str, dict[str, Figure]] = {
     "mnist_static-linear": {
         "reinforce": 164.0,
         "wake_sleep": 120.8,
@@ -119,6 +121,20 @@ PUBLISHED: dict[str, dict[str, float | tuple[float, float] | str | None]] = {
         "st_annealed": 58.7,
         "arm": (57.9, 0.1),
     },
+}
+
+# All papers whose experiments are flag files, by the folder of those.
+PAPERS = {
+    "paper": Paper(
+        "Yin & Zhou 2019",
+        SETTINGS,
+        {name: {e: {"estimator": e} for e in figures} for name, figures in PUBLISHED.items()},
+        {
+            name: {e: {"test_nll": figure} for e, figure in figures.items()}
+            for name, figures in PUBLISHED.items()
+        },
+    ),
+    **OTHERS,
 }
 
 

@@ -6,13 +6,23 @@ from collections.abc import Iterable
 
 from arm_tf import paper
 from arm_tf.report.measurements import measurements
-from arm_tf.report.runs import STAND_IN, Run, curves, gather
-from arm_tf.report.tables import compared, experiment_title, markdown, table_csv
+from arm_tf.report.runs import Run, curves, gather
+from arm_tf.report.tables import compared, experiment_title, markdown, other_papers, table_csv
 
 if typing.TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Run", "compared", "curves", "gather", "markdown", "pictures", "summary", "table_csv"]
+__all__ = [
+    "Run",
+    "compared",
+    "curves",
+    "gather",
+    "markdown",
+    "other_papers",
+    "pictures",
+    "summary",
+    "table_csv",
+]
 
 
 def summary(folder: str | os.PathLike[str]) -> tuple[str, list[Run], list[str]]:
@@ -43,20 +53,22 @@ def pictures(runs: Iterable[Run]) -> "dict[str, Figure]":
 
     runs = list(runs)
     found = {}
+    by_picture = {run.picture: run for run in runs if run.experiment}
     for name, group in curves(runs).items():
         [longest, *_] = next(iter(group.values()))
-        title = _title(name.removesuffix(STAND_IN), longest, name.endswith(STAND_IN))
-        found[f"curves-{name}"] = figures.elbo_curves(group, title)
+        found[f"curves-{name}"] = figures.elbo_curves(group, _title(by_picture[name], longest))
     for run in runs:
         if run.metrics and any(column.startswith("variance_") for column in run.metrics[-1]):
-            stand_in = run.result.get("data_published") is False
-            title = _title(run.experiment, run.metrics, stand_in) if run.experiment else run.name
+            title = _title(run, run.metrics) if run.experiment else run.name
             found[f"variance-{run.config.name}"] = figures.variance_curves(run.metrics, title)
     return found
 
 
-def _title(experiment: str, metrics: list[dict[str, float]], stand_in: bool) -> str:
-    epochs, usual = metrics[-1]["epoch"], paper.SETTINGS[experiment]["epochs"]
-    title = f"{experiment_title(experiment)}, {epochs:,.4g} epochs"
+def _title(run: Run, metrics: list[dict[str, float]]) -> str:
+    assert run.source and run.experiment, "its experiment has a title"
+    its = paper.PAPERS[run.source]
+    epochs, usual = metrics[-1]["epoch"], its.settings[run.experiment]["epochs"]
+    title = f"{experiment_title(run.experiment)}, {epochs:,.4g} epochs"
+    title = f"{its.title}: {title}" if run.source in paper.OTHERS else title
     title += "" if epochs == usual else f" (shortened; the paper has {usual:,})"
-    return f"{title}, not the published data" if stand_in else title
+    return f"{title}, not the published data" if run.is_stand_in else title

@@ -1,9 +1,10 @@
 """Gathers finished runs into the paper's tables and figures: `python -m arm_tf.report runs`.
 
 Prints the tables and writes them as report.md and report.csv into the folder, with a figure of the
-negative ELBO against steps and seconds for each experiment of the paper, and of variances where a
-run has followed them. Runs of the paper's length
-on the published data stand beside the published figures; all others are in tables of their own.
+negative ELBO against steps and seconds for each experiment of a paper, and of variances where a run
+has followed them. Runs of the paper's length on the published data stand beside the published
+figures, and those of other papers' experiments, of any length, in a table that says how long; all
+others are in tables of their own.
 Runs that are not finished, and files that cannot be read, are named and passed over. Of what the
 toy, the benchmark, sweeps and `arm_tf.variance` have written into the folder it prints the tables,
 too.

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import functools
 import math
 import os
 import pathlib
@@ -14,7 +15,6 @@ from arm_tf.training import config, run_folder
 
 # Settings in which runs of one experiment may differ from the paper's without a word.
 _INCIDENTAL = {"seed", "epochs", "max_steps", *config.INCIDENTAL}
-STAND_IN = "-stand_in"  # at the end of an experiment's name: the data are not the published ones
 
 
 COLUMNS = {
@@ -48,32 +48,100 @@ class Run:
     metrics: list[dict[str, float]]
     gradient_variance: float | None
 
+    @functools.cached_property
+    def _place(self) -> tuple[str | None, str | None]:
+        """Folder of the flag files of the paper whose experiment it is, and the experiment's name.
+
+        Of several, those from whose settings it departs least, and which have its estimator.
+        """
+        places = [
+            (folder, name)
+            for folder, its in paper.PAPERS.items()
+            for name in its.settings
+            if all(
+                getattr(_plain(folder, name), field) == getattr(self.config, field)
+                for field in its.told_by
+            )
+        ]
+        departures = lambda place: len(set(self._departures(*place)) - {"num_samples"})
+        rank = lambda place: (departures(place), self._cell(*place) is None)
+        return min(places, key=rank, default=(None, None))
+
+    @property
+    def source(self) -> str | None:
+        """Folder of the flag files of the paper whose experiment it is, as in PAPERS, or None."""
+        return self._place[0]
+
     @property
     def experiment(self) -> str | None:
-        """Name of the paper's experiment with the same data and network, or None."""
-        same = ("dataset", "model", "network", "layers")
-        for name, settings in paper.SETTINGS.items():
-            other = config.Config(**settings)
-            if all(getattr(other, field) == getattr(self.config, field) for field in same):
-                return name
-        return None
+        """Name of that paper's experiment with the same data and network, or None."""
+        return self._place[1]
 
     @property
     def is_comparable(self) -> bool:
-        """Whether it is an experiment of the paper, at full length on the published data."""
-        if self.experiment is None or self.result.get("data_published") is not True:
+        """Whether it is an experiment of *the* paper, at full length on the published data."""
+        if self.source != "paper" or self.result.get("data_published") is not True:
             return False
         return self.result["epochs"] == paper.SETTINGS[self.experiment]["epochs"]
 
     @property
+    def is_stand_in(self) -> bool:
+        """Whether its data are known not to be the published files."""
+        return self.result.get("data_published") is False
+
+    @property
+    def picture(self) -> str:
+        """Name of the picture that its curves are in, with those of its experiment; a file's."""
+        folder = f"{self.source}-" if self.source in paper.OTHERS else ""
+        return f"{folder}{self.experiment}{'-stand_in' * self.is_stand_in}"
+
+    @property
+    def is_benchmark(self) -> bool:
+        """Whether it is an experiment of another paper, of any length, on the published data."""
+        return self.source in paper.OTHERS and self.result.get("data_published") is True
+
+    @property
+    def evaluations(self) -> int:
+        """Evaluations of f that the estimator makes, the decoder's further one left out."""
+        row = estimators.get(self.config.estimator)
+        return row.evaluations(self.config.num_samples, self.config.units)
+
+    @property
     def departures(self) -> dict[str, typing.Any]:
-        """Settings that are not the paper's; a dict."""
-        experiment, estimator = self.experiment, self.config.estimator
-        assert experiment, "there are no settings of the paper for this run"
+        """Settings that are not the paper's; a dict, with any K but the estimator's usual one."""
+        assert self.experiment, "there are no settings of a paper for this run"
+        return self._departures(*self._place)
+
+    def published(self, name: str) -> paper.Figure:
+        """A figure that the paper has of it, by its name in result.json or metrics.csv, or None."""
+        folder, experiment = self._place
+        if experiment is None:
+            return None
+        figures = paper.PAPERS[folder].published.get(experiment, {})
+        return figures.get(self._cell(folder, experiment), {}).get(name)
+
+    def _departures(self, folder: str, experiment: str) -> dict[str, typing.Any]:
+        cell = self._cell(folder, experiment)
+        its, estimator = paper.PAPERS[folder], self.config.estimator
+        own = its.cells[experiment][cell] if cell else {}
         usual = {"estimator": estimator, "num_samples": estimators.check(estimator, None)[1]}
-        plain = config.Config(**{**paper.SETTINGS[experiment], **usual})
+        plain = config.Config(**{**its.settings[experiment], **own, **usual})
         differing = set(self.config.differences(plain)) - _INCIDENTAL
         return {name: getattr(self.config, name) for name in sorted(differing)}
+
+    def _cell(self, folder: str, experiment: str) -> str | None:
+        """Name of the paper's cell with the same estimator, and its samples, or None."""
+        for name, cell in paper.PAPERS[folder].cells[experiment].items():
+            asked = estimators.check(cell["estimator"], cell.get("num_samples"))
+            if (asked[0].name, asked[1]) == (self.config.estimator, self.config.num_samples):
+                return name
+        return None
+
+
+@functools.cache
+def _plain(folder: str, experiment: str) -> config.Config:
+    """A paper's settings for an experiment."""
+    return config.Config(**paper.PAPERS[folder].settings[experiment])
 
 
 def gather(folder: str | os.PathLike[str]) -> tuple[list[Run], list[str]]:
@@ -124,7 +192,7 @@ def _own_variance(path: pathlib.Path, estimator: str) -> float | None:
 
 
 def by_trials(runs: Iterable[Run]) -> dict[tuple, list[Run]]:
-    """Runs that differ in the seed alone: by experiment, estimator and departures, lists."""
+    """Runs of a paper that differ in the seed alone: by experiment, estimator and departures."""
     groups: dict[tuple, list[Run]] = {}
     for run in runs:
         key = (run.experiment, run.config.estimator, tuple(run.departures.items()))
@@ -138,23 +206,23 @@ def named(estimator: str, departures: Iterable[tuple[str, typing.Any]]) -> str:
 
 
 def curves(runs: Iterable[Run]) -> dict[str, dict[str, list[list[dict[str, float]]]]]:
-    """Curves of each of the paper's experiments among the runs, for `figures.elbo_curves`.
+    """Curves of each of the papers' experiments among the runs, for `figures.elbo_curves`.
 
     Returns:
-      By experiment, in the paper's order ("…-stand_in" on other data than the published files), and
-      then by estimator and departures from the paper's settings (a text), a list of trials' metrics
-      at the steps that all of them evaluated; runs of other lengths than the longest of their
-      experiment are left out.
+      By `Run.picture`, in the papers' order, and then by estimator and departures from the paper's
+      settings (a text), a list of trials' metrics at the steps that all of them evaluated; runs of
+      other lengths than the longest of their experiment are left out.
     """
-    by_experiment: dict[str, list[Run]] = {}
-    for run in runs:
-        if run.experiment and run.metrics and math.isfinite(run.result["test_nll"]):
-            other = STAND_IN if run.result.get("data_published") is False else ""
-            by_experiment.setdefault(run.experiment + other, []).append(run)
+    order: list[tuple] = [
+        (folder, name) for folder, its in paper.PAPERS.items() for name in its.settings
+    ]
     found: dict[str, dict[str, list[list[dict[str, float]]]]] = {}
-    order = list(paper.SETTINGS)
-    for experiment in sorted(by_experiment, key=lambda x: order.index(x.removesuffix(STAND_IN))):
-        group = by_experiment[experiment]
+    by_picture: dict[str, list[Run]] = {}
+    of_papers = [run for run in runs if run.experiment and run.metrics]
+    for run in sorted(of_papers, key=lambda run: order.index((run.source, run.experiment))):
+        if math.isfinite(run.result["test_nll"]):
+            by_picture.setdefault(run.picture, []).append(run)
+    for picture, group in by_picture.items():
         longest = max(run.result["steps"] for run in group)
         groups: dict[str, list[Run]] = {}
         for run in group:
@@ -163,7 +231,7 @@ def curves(runs: Iterable[Run]) -> dict[str, dict[str, list[list[dict[str, float
                 groups.setdefault(named(run.config.estimator, kept), []).append(run)
         for name, same in groups.items():
             steps = set.intersection(*({row["step"] for row in run.metrics} for run in same))
-            found.setdefault(experiment, {})[name] = [
+            found.setdefault(picture, {})[name] = [
                 [row for row in run.metrics if row["step"] in steps] for run in same
             ]
     return found

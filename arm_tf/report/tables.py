@@ -2,6 +2,7 @@
 
 import csv
 import io
+import statistics
 import typing
 from collections.abc import Iterable, Sequence
 
@@ -64,13 +65,80 @@ def compared(runs: Iterable[Run]) -> list[dict[str, typing.Any]]:
     return sorted(rows, key=lambda row: (order.index(row["experiment"]), row["ours"].mean))
 
 
-def _published(figure: float | tuple[float, float] | str | None) -> tuple[str, float | None]:
+def _published(figure: paper.Figure) -> tuple[str, float | None]:
     """A published figure as a text, and its number, None where that is a bound or missing."""
     if figure is None:
         return "–", None
     if isinstance(figure, tuple):
         return f"{figure[0]} ± {figure[1]}", figure[0]
     return (figure, None) if isinstance(figure, str) else (str(figure), figure)
+
+
+def other_papers(runs: Iterable[Run]) -> list[dict[str, typing.Any]]:
+    """Rows of the table of other papers' experiments, in the papers' order.
+
+    Returns:
+      Dicts with "paper", "experiment", "estimator" (and settings that are not the paper's),
+      "evaluations" of f, "published" and "ours" (dicts of texts by the figure's name, "–" where
+      there is none), "samples" of the bound "test_k_nll", or None where the run is older than it,
+      "steps", "all_steps" of the paper, and "seeds".
+    """
+    of_length: dict[tuple[str, int], list[Run]] = {}
+    for run in runs:
+        if run.source and run.is_benchmark:
+            of_length.setdefault((run.source, run.result["steps"]), []).append(run)
+    groups = [
+        (*key, *k, group) for key, g in of_length.items() for k, group in by_trials(g).items()
+    ]
+
+    def order(group):
+        source, steps, experiment, *_, same = group
+        bound = statistics.fmean(run.result["test_nll"] for run in same)
+        experiments = list(paper.OTHERS[source].settings)
+        return list(paper.OTHERS).index(source), experiments.index(experiment), -steps, bound
+
+    rows = []
+    for source, steps, experiment, estimator, departures, group in sorted(groups, key=order):
+        others = [(name, value) for name, value in departures if name != "num_samples"]
+        figures = [{**(run.metrics[-1] if run.metrics else {}), **run.result} for run in group]
+        ours = {
+            name: str(trials.Figure.of(figure[name] for figure in figures))
+            if all(name in figure for figure in figures)
+            else "–"
+            for name in ("train_neg_elbo", "test_nll", "test_k_nll")
+        }
+        rows.append(
+            {
+                "paper": paper.OTHERS[source].title,
+                "experiment": experiment,
+                "estimator": named(f"`{estimator}`", others),
+                "evaluations": group[0].evaluations,
+                "published": {name: _published(group[0].published(name))[0] for name in ours},
+                "ours": ours,
+                "samples": figures[0].get("test_k_samples"),
+                "steps": steps,
+                "all_steps": paper.OTHERS[source].settings[experiment]["max_steps"],
+                "seeds": sorted(run.config.seed for run in group),
+            }
+        )
+    return rows
+
+
+def _other_papers_table(rows: Iterable[dict[str, typing.Any]]) -> str:
+    def steps(row):
+        whole = f"{row['all_steps']:,}"
+        return whole if row["steps"] == row["all_steps"] else f"{row['steps']:,} of {whole}"
+
+    return table(
+        ["paper", "experiment", "estimator", "evaluations of f", "training −ELBO: published",
+         "ours", "test −log p ≤, 100 samples: published", "ours", "K samples: ours", "steps",
+         "seeds"],
+        [[r["paper"], experiment_title(r["experiment"]), r["estimator"], str(r["evaluations"]),
+          r["published"]["train_neg_elbo"], r["ours"]["train_neg_elbo"],
+          r["published"]["test_nll"], r["ours"]["test_nll"],
+          r["ours"]["test_k_nll"] + (f" (K = {r['samples']})" if r["samples"] else ""),
+          steps(r), ", ".join(map(str, r["seeds"]))] for r in rows],
+    )  # fmt: skip
 
 
 def markdown(runs: Sequence[Run]) -> str:
@@ -105,11 +173,20 @@ def markdown(runs: Sequence[Run]) -> str:
                  for r in several for rate, tried in r["rates"].items()],
             )
         )  # fmt: skip
-    published = [run for run in runs if run.result.get("data_published") is not False]
-    others = [run for run in published if not run.is_comparable]
-    stand_ins = [run for run in runs if run.result.get("data_published") is False]
+    benchmarks = other_papers(runs)
+    if benchmarks:
+        parts.append(
+            "Other papers: −ELBO in training, its mean since the evaluation before the last, and "
+            "test −log p(x), in nats: bounds at the epoch of the best validation, over 100 samples "
+            "and over as many as the estimator evaluates f at, ± the standard deviation over "
+            "seeds.\n\n" + _other_papers_table(benchmarks)
+        )
+    published = [run for run in runs if not run.is_stand_in]
+    others = [run for run in published if not (run.is_comparable or run.is_benchmark)]
+    stand_ins = [run for run in runs if run.is_stand_in]
     if others:
-        title = "Other runs: shorter ones, or of no experiment of the paper.\n\n" if rows else ""
+        beside = rows or benchmarks
+        title = "Other runs: shorter ones, or of no experiment of the paper.\n\n" if beside else ""
         parts.append(title + _run_table(others))
     if stand_ins:
         parts.append(
@@ -122,7 +199,10 @@ def markdown(runs: Sequence[Run]) -> str:
 def experiment_title(experiment: str) -> str:
     """An experiment's name as the paper writes it: "MNIST-static, two layers"."""
     dataset, network = (
-        experiment.replace("omniglot", "OMNIGLOT").replace("mnist", "MNIST").split("-")
+        experiment.replace("omniglot", "OMNIGLOT")
+        .replace("fashion", "Fashion")
+        .replace("mnist", "MNIST")
+        .split("-")
     )
     return f"{dataset.replace('_', '-')}, {network.replace('_', ' ')}"
 
@@ -161,16 +241,16 @@ def _text(key: str, value: typing.Any) -> str:
 
 
 def table_csv(runs: Iterable[Run]) -> str:
-    """All runs as the text of a CSV file, with the experiment and the published figure of each."""
+    """All runs as the text of a CSV file, with paper, experiment and published figure of each."""
     file = io.StringIO()
-    extra = ["experiment", "estimator", "seed", "comparable", "published"]
+    extra = ["experiment", "estimator", "seed", "comparable", "published", "paper"]
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow([*COLUMNS, *extra])
     for run in runs:
-        experiment, estimator = run.experiment, run.config.estimator
-        figure = paper.PUBLISHED[experiment].get(estimator) if experiment else None
+        figure = run.published("test_nll")
         writer.writerow(
-            [*_row(run).values(), experiment or "", estimator, run.config.seed,
-             run.is_comparable, _published(figure)[0]]
+            [*_row(run).values(), run.experiment or "", run.config.estimator, run.config.seed,
+             run.is_comparable or run.is_benchmark, _published(figure)[0],
+             paper.PAPERS[run.source].title if run.source else ""]
         )  # fmt: skip
     return file.getvalue()

@@ -255,6 +255,8 @@ class Run:
         best_step = int(position["best_step"])
         self.checkpoints.restore_best()
         test = self.evaluator(self.dataset.test, config.test_samples, "final test")(progress)
+        samples = min(learner.estimators[0].evaluations, config.test_samples)
+        few = self.evaluator(self.dataset.test, samples, "test of K")(lambda _: progress(1.0))
         self.journal.save_pictures()
         result = {
             "dataset": config.dataset,
@@ -274,6 +276,8 @@ class Run:
             "test_nll_stderr": test.nll_stderr,
             "test_neg_elbo": test.neg_elbo,
             "test_samples": config.test_samples,
+            "test_k_nll": few.nll,  # at as many samples as the estimator evaluates f
+            "test_k_samples": samples,
             "test_images": test.images,
             "evaluations_per_step": learner.model.evaluations(
                 learner.estimators, config.decoder_samples
