@@ -49,8 +49,8 @@ class Run:
     gradient_variance: float | None
 
     @functools.cached_property
-    def _place(self) -> tuple[str | None, str | None]:
-        """Folder of the flag files of the paper whose experiment it is, and the experiment's name.
+    def _place(self) -> tuple[str, str] | None:
+        """Folder of the flag files of the paper whose experiment it is, and its name, or None.
 
         Of several, those from whose settings it departs least, and which have its estimator.
         """
@@ -65,24 +65,25 @@ class Run:
         ]
         departures = lambda place: len(set(self._departures(*place)) - {"num_samples"})
         rank = lambda place: (departures(place), self._cell(*place) is None)
-        return min(places, key=rank, default=(None, None))
+        return min(places, key=rank, default=None)
 
     @property
     def source(self) -> str | None:
         """Folder of the flag files of the paper whose experiment it is, as in PAPERS, or None."""
-        return self._place[0]
+        return self._place[0] if self._place else None
 
     @property
     def experiment(self) -> str | None:
         """Name of that paper's experiment with the same data and network, or None."""
-        return self._place[1]
+        return self._place[1] if self._place else None
 
     @property
     def is_comparable(self) -> bool:
         """Whether it is an experiment of *the* paper, at full length on the published data."""
-        if self.source != "paper" or self.result.get("data_published") is not True:
+        if not self._place or self._place[0] != "paper":
             return False
-        return self.result["epochs"] == paper.SETTINGS[self.experiment]["epochs"]
+        is_published = self.result.get("data_published") is True
+        return is_published and self.result["epochs"] == paper.SETTINGS[self._place[1]]["epochs"]
 
     @property
     def is_stand_in(self) -> bool:
@@ -109,16 +110,16 @@ class Run:
     @property
     def departures(self) -> dict[str, typing.Any]:
         """Settings that are not the paper's; a dict, with any K but the estimator's usual one."""
-        assert self.experiment, "there are no settings of a paper for this run"
+        assert self._place, "there are no settings of a paper for this run"
         return self._departures(*self._place)
 
     def published(self, name: str) -> paper.Figure:
         """A figure that the paper has of it, by its name in result.json or metrics.csv, or None."""
-        folder, experiment = self._place
-        if experiment is None:
+        cell = self._cell(*self._place) if self._place else None
+        if not (self._place and cell):
             return None
-        figures = paper.PAPERS[folder].published.get(experiment, {})
-        return figures.get(self._cell(folder, experiment), {}).get(name)
+        folder, experiment = self._place
+        return paper.PAPERS[folder].published.get(experiment, {}).get(cell, {}).get(name)
 
     def _departures(self, folder: str, experiment: str) -> dict[str, typing.Any]:
         cell = self._cell(folder, experiment)
