@@ -220,7 +220,8 @@ def curves(runs: Iterable[Run]) -> dict[str, dict[str, list[list[dict[str, float
     found: dict[str, dict[str, list[list[dict[str, float]]]]] = {}
     by_picture: dict[str, list[Run]] = {}
     of_papers = [run for run in runs if run.experiment and run.metrics]
-    for run in sorted(of_papers, key=lambda run: order.index((run.source, run.experiment))):
+    place = lambda run: (order.index((run.source, run.experiment)), run.is_stand_in)
+    for run in sorted(of_papers, key=place):
         if math.isfinite(run.result["test_nll"]):
             by_picture.setdefault(run.picture, []).append(run)
     for picture, group in by_picture.items():
