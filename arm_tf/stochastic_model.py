@@ -398,9 +398,10 @@ class _Path:
                 (logits,) = (value(slot) for slot in steps[j].reads.values())
                 (u,) = chain.cycle([later[j]], samples)
                 u = tf.broadcast_to(u, tf.concat([[samples], tf.shape(u)[1:]], axis=0))
-                u = tf.reshape(u, tf.shape(logits))
-                b_j = sample(tf.cast(tf.cast(logits, layer.compute_dtype), u.dtype), u)
-                write(steps[j], [_with_mask(tf.cast(b_j, layer.compute_dtype), logits)])
+                own = tf.cast(tf.cast(logits, layer.compute_dtype), u.dtype)
+                b_j = sample(tf.ensure_shape(tf.reshape(own, tf.shape(u)), u.shape), u)
+                b_j = tf.reshape(tf.cast(b_j, layer.compute_dtype), tf.shape(logits))
+                write(steps[j], [_with_mask(b_j, logits)])
             else:
                 write(steps[j], steps[j](value))
                 _refuse_other_losses(steps[j].operation)

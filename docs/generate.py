@@ -100,7 +100,7 @@ def _section(name, row):
     facts = {
         "gradient of": row.ascends or objective,
         "evaluations of f": row.cost,
-        "bias": "yes" if row.biased else "none",
+        "bias": row.bias,
         "samples": samples,
         "units a layer": "any" if row.max_units is None else f"at most {row.max_units:,}",
         "needs": ", ".join(needs) or "f alone",

@@ -15,10 +15,10 @@ from proofs.straight_through import WEIGHTS
 
 import arm_tf
 from arm_tf import bernoulli, estimators
-from arm_tf.estimators import relaxation
+from arm_tf.estimators import rebar, relaxation
 from arm_tf.expectation import GradientEstimator
 
-FAMILIES = ("relaxation", "straight_through")
+FAMILIES = ("relaxation", "rebar", "straight_through")
 FAMILY = sorted(n for n, row in estimators.TABLE.items() if row.family in FAMILIES)
 UNBIASED = [name for name in FAMILY if not estimators.TABLE[name].biased]
 LOGITS = {1: np.array([0.8]), 2: np.array([-0.9, 0.6]), 3: np.array([0.4, -1.1, 0.7])}
@@ -93,8 +93,8 @@ def test_mean_of_three_units_is_the_exact_gradient(name, monkeypatch, seed=0):
     if name != "muprop":
         latent = relaxation.latent_given_sample
         forget = lambda *args: (latent(*args)[0], tf.zeros_like(latent(*args)[1]))
-        monkeypatch.setattr(relaxation, "latent_given_sample", forget)
-        monkeypatch.setattr(relaxation, "_slope_given_sample", lambda *args: 0.0)
+        monkeypatch.setattr(rebar, "latent_given_sample", forget)
+        monkeypatch.setattr(rebar, "_slope_given_sample", lambda *args: 0.0)
         grads = sampled_gradients(name, logits, 50_000, np.random.default_rng(seed))
         assert (z_scores(grads, expected) > 6).any()
 
@@ -169,7 +169,7 @@ def test_mean_in_two_layers_is_the_exact_gradient(name, monkeypatch, seed=0):
     )
     assert (scores(u) < 6).all()
     if name != "muprop":
-        monkeypatch.setattr(relaxation, "_relaxed_sample", lambda temperature: bernoulli.sample)
+        monkeypatch.setattr(rebar, "relaxed_sample", lambda temperature: bernoulli.sample)
         planted = scores(u[:, :100_000])
         assert (planted[0] > 6).any()
         assert (planted[1] < 6).all()
@@ -261,9 +261,9 @@ def test_latent_given_sample_is_that_of_the_same_sign():
     with tf.GradientTape() as tape:
         tape.watch(args[0])
         y, slopes = relaxation.latent_given_sample(*args)
-    np.testing.assert_allclose(y, relaxation._latent(logits, tf.constant(u)), rtol=1e-9)
+    np.testing.assert_allclose(y, relaxation.latent(logits, tf.constant(u)), rtol=1e-9)
     np.testing.assert_allclose(slopes, tape.gradient(y, args[0]), rtol=1e-9)
-    coupled = relaxation._slope_given_sample(args[0], args[1], y)
+    coupled = rebar._slope_given_sample(args[0], args[1], y)
     np.testing.assert_allclose(coupled, slopes, rtol=1e-9)
 
 

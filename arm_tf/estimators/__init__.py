@@ -44,6 +44,7 @@ FAMILIES = (  # modules of this folder in the table's order; others come after t
     "enumeration",
     "control_variates",
     "relaxation",
+    "rebar",
     "multisample",
     "straight_through",
 )
@@ -142,6 +143,8 @@ class Estimator:
       ascends: what grad_logits estimates the gradient of where that is not the objective, in words.
       joint: whether f at K paths through a network's layers serves all of them, where other
         estimators take samples at one layer after the other.
+      through_layers: whether in a network it flips the units of later layers too, for as many
+        evaluations of f again for each of them; it has a bias there, and none in a single layer.
       rule: whether it is no estimator but a rule to train the encoder of a generative model by,
         which the model carries out. Its function maps log q(b|x) of K pairs that the model dreamt,
         float [K, ...], to what the encoder ascends, [...].
@@ -172,6 +175,7 @@ class Estimator:
     objective: str = "elbo"
     ascends: str = ""
     joint: bool = False
+    through_layers: bool = False
     rule: bool = False
     aliases: tuple = ()
 
@@ -191,6 +195,11 @@ class Estimator:
                 "for binary VAEs."
             )
         return self.function(f, logits, u, *parameters, **options)
+
+    @property
+    def bias(self) -> str:
+        """Whether there is one, as tables say it."""
+        return "yes" if self.biased else "in several layers" if self.through_layers else "none"
 
     def initial_parameters(self, units: int) -> dict[str, typing.Any]:
         """The parameters to begin with, a dict of arrays; {} for an estimator without any."""
@@ -313,7 +322,7 @@ def describe() -> str:
     """The table as text, one line an estimator."""
     lines = [
         f"{name:20}{row.cost + ' evaluations':26}"
-        f"{'biased' if row.biased else 'unbiased':10}{row.summary} ({row.source})"
+        f"bias: {row.bias:20}{row.summary} ({row.source})"
         f"{'; also ' * bool(row.aliases)}{', '.join(row.aliases)}"
         for name, row in sorted(TABLE.items())
     ]
@@ -325,8 +334,7 @@ def markdown() -> str:
     lines = ["| `--estimator` | what | evaluations of f | bias | source |", "|---|---|---|---|---|"]
     names = lambda row: ", ".join(f"`{name}`" for name in (row.name, *row.aliases))
     lines += [
-        f"| {names(row)} | {row.summary} | {row.cost} | {'yes' if row.biased else 'none'} | "
-        f"[{row.source}]({row.link}) |"
+        f"| {names(row)} | {row.summary} | {row.cost} | {row.bias} | [{row.source}]({row.link}) |"
         for row in TABLE.values()
     ]
     return "\n".join(lines) + "\n"

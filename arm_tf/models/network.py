@@ -195,7 +195,13 @@ class BinaryNetwork(keras.Model):
     ) -> int:
         """Evaluations of f = log w that `losses` makes for one datum; int."""
         first = gradient_estimators[0]
-        evaluations = [estimator.evaluations for estimator in gradient_estimators]
+        layers = (
+            range(self.num_layers, 0, -1) if first.row.through_layers else [1] * self.num_layers
+        )
+        evaluations = [
+            estimator.evaluations * flipped
+            for estimator, flipped in zip(gradient_estimators, layers, strict=True)
+        ]
         further = first.paths * _is_independent(decoder_samples)
         return (evaluations[0] if first.row.joint else sum(evaluations)) + further
 

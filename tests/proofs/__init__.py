@@ -168,8 +168,10 @@ def enumerate_exactly(row, case):
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
 
-LINEAR_IN_CELLS = sorted(  # those of one sample's objective whose exact expectations cells give
+LINEAR_IN_CELLS = sorted(  # unbiased through layers too, expectations of one sample's objective
     name
     for name, proof in PROOFS.items()
-    if proof.expectation is over_cells and estimators.get(name).objective == "elbo"
+    if proof.expectation is over_cells
+    and estimators.get(name).objective == "elbo"
+    and not estimators.get(name).through_layers
 )

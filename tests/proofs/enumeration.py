@@ -17,7 +17,7 @@ def over_flips(row, case):
 
 SIZES = [*(Case((0.8,), num_samples=k) for k in (None, 3)), Case((-0.9, 0.6))]
 SIZES.append(Case((0.4, -1.1, 0.7)))
-unbiased("legrad", "ram", "exact", expectation=over_cells, cases=SIZES)
+unbiased("legrad", "ram", "psa", "exact", expectation=over_cells, cases=SIZES)
 FLIPS = [*SIZES, Case((-0.9, 0.6), num_samples=2), Case((0.4, -1.1, 2.3)), Case((3.0, -2.5))]
 unbiased("bitflip", "ugc", expectation=over_flips, cases=FLIPS)
 FRESH = [*SIZES[:3], Case((-0.9, 0.6), num_samples=2)]
