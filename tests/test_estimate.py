@@ -4,7 +4,8 @@ import dataclasses
 
 import pytest
 
-from arm_tf.training import estimate, run_folder
+from arm_tf.sweep import estimate
+from arm_tf.training import run_folder
 from arm_tf.training.config import Config
 
 

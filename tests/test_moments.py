@@ -12,10 +12,11 @@ import test_models
 import test_multisample
 from matplotlib.text import Text
 
-from arm_tf import estimators, figures, models, noise, variance
+from arm_tf import estimators, models, noise, variance
 from arm_tf.errors import ConfigError
-from arm_tf.training import checkpoints, moments, steps
+from arm_tf.training import checkpoints, steps
 from arm_tf.training.config import Config
+from arm_tf.variance import figures, moments
 
 RNG = np.random.default_rng(0)
 X = RNG.integers(0, 2, size=(4, 6)).astype("float32")

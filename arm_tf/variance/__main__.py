@@ -3,7 +3,7 @@
 Bias and variance of each one's gradient in the logits and in the encoder's weights, over the noise
 alone, and the time that it takes. ELBO estimators have as many samples as --evaluations of f pay
 for, those of a multi-sample bound --num_samples, which says what bound it is; the two are held
-against references of their own (`arm_tf.training.moments.compare`). Without a run, at a fresh model
+against references of their own (`arm_tf.variance.moments.compare`). Without a run, at a fresh model
 of the settings that the flags give; with --trajectory=runs/NAME at all weights that a run with
 --keep_epochs has kept.
 
@@ -23,20 +23,10 @@ from absl import flags
 from arm_tf import cli, estimators, files
 from arm_tf.errors import ConfigError
 from arm_tf.training import run_folder
+from arm_tf.variance import samples_within
 
 _COLUMNS = ("variance", "variance_stderr", "variance_seconds", "bias", "bias_noise")
 _TIMES = ("microseconds", "microseconds_low", "microseconds_high")
-
-
-def samples_within(name: str, budget: int, units: int) -> int:
-    """The largest num_samples that evaluates f within `budget`, or the least there is; int."""
-    row = estimators.get(name)
-    num_samples = row.min_samples
-    while row.evaluations(num_samples + 1, units) <= budget:
-        num_samples += 1
-        if row.evaluations(num_samples + 1, units) == row.evaluations(num_samples, units):
-            break  # costs the same for any number
-    return num_samples
 
 
 def print_row(row: dict[str, typing.Any]) -> None:
@@ -87,8 +77,8 @@ def main() -> None:
     files.make_folder(out, "--out")
 
     cli.load_tensorflow()
-    from arm_tf import figures
-    from arm_tf.training import checkpoints, moments, steps
+    from arm_tf.training import checkpoints, steps
+    from arm_tf.variance import figures, moments
 
     model = steps.build_model(config, dataset)
     weights: typing.Iterable[int] = (0,)

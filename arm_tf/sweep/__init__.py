@@ -1,0 +1,16 @@
+"""Grids of runs."""
+
+from arm_tf.sweep.cells import find_finished, grid, paper_cells, rates_first, runs_in, select
+from arm_tf.sweep.summary import markdown, outline, summarise
+
+__all__ = [
+    "find_finished",
+    "grid",
+    "markdown",
+    "outline",
+    "paper_cells",
+    "rates_first",
+    "runs_in",
+    "select",
+    "summarise",
+]

@@ -1,0 +1,192 @@
+"""Trains a grid of runs: `python -m arm_tf.sweep --flagfiles=FILE,… --estimators=arm,loo`.
+
+Every flag file with every estimator, learning rate and seed, a processor for each run; other
+settings, given as to `arm_tf.train`, hold for all. A run that fails is tried again from its last
+checkpoint; the same command after a stop or a crash does only what is left. For each flag file and
+estimator the learning rate is the one of the best validation, as the paper chooses it; with
+--rates_first only the first seed is trained at every rate, and the others at that one. Writes
+sweep.json and sweep.md into --logdir; `arm_tf.report` reads the runs.
+
+--paper stands for the flag files of the paper's tables 2 and 3, their learning rates, and
+--rates_first; --cells takes a part. --dry_run says what there is to do and what it costs. With
+--address the runs are trained on a Ray cluster, whose machines must all see --logdir; that needs
+the extra `[sweep]`.
+"""
+
+import dataclasses
+import pathlib
+import time
+import typing
+from collections.abc import Callable, Sequence
+
+from absl import flags
+
+from arm_tf import cli, data, files, paper
+from arm_tf.errors import ConfigError, DataError, RunError
+from arm_tf.sweep import (
+    estimate,
+    find_finished,
+    grid,
+    markdown,
+    outline,
+    paper_cells,
+    rates_first,
+    runs_in,
+    select,
+    summarise,
+)
+from arm_tf.training import scheduler
+from arm_tf.training.config import Config
+from arm_tf.training.workers import usable_cores
+
+_SECONDS_BETWEEN_VIEWS = 10
+
+_Number = typing.TypeVar("_Number", int, float)
+
+
+def _numbers(name: str, kind: Callable[[str], _Number]) -> list[_Number]:
+    try:
+        return [kind(text) for text in getattr(flags.FLAGS, name)]
+    except ValueError:
+        given = ",".join(getattr(flags.FLAGS, name))
+        raise ConfigError(f"--{name} must be numbers with commas, received {given!r}.") from None
+
+
+def main() -> None:
+    values = flags.FLAGS
+    own = {"objective", *(field.name for field in dataclasses.fields(Config))}
+    overrides = [values[name].serialize() for name in sorted(own) if values[name].present]
+    cells = _cells(overrides)
+    left_out = _without_data(cells)
+    cells = [cell for cell in cells if cell not in left_out]
+    runs = [run for folder in {cell.config.logdir for cell in cells} for run in runs_in(folder)]
+    find_finished(cells, runs)
+    is_rates_first = values.paper if values.rates_first is None else values.rates_first
+    jobs = rates_first(cells) if is_rates_first else cells
+    for job in jobs:
+        job.is_ready()  # decides what is decided
+    jobs = list({job.path: job for job in jobs}.values())
+    if values.dry_run:
+        print(outline(jobs, runs))
+        return
+    logdir = files.make_folder(values.logdir)
+    to_do = [job for job in jobs if not job.result]
+    begun, finished_before = time.monotonic(), len(jobs) - len(to_do)
+    left = lambda: estimate.Paces([*runs, *(job.config for job in jobs)]).left(
+        job.config for job in jobs if not job.is_given_up
+    )
+    if values.address:
+        workers = scheduler.ray_tasks(values.address)
+    else:
+        at_once = values.workers or usable_cores()
+        workers = scheduler.processes(at_once, 1, scheduler.append_to_file)
+    with workers as (slots, start):
+        asked = f"{len(jobs)} runs, {finished_before} of them finished before"
+        print(f"{asked}; {slots} at once; {left()}.", flush=True)
+        came_to_an_end = scheduler.run(
+            to_do, slots, start, values.retries, _SECONDS_BETWEEN_VIEWS, left
+        )
+    if not came_to_an_end:
+        print("Stopped; the same command does what is left.")
+        return
+    steps = sum(job.result["steps"] for job in to_do if job.result)
+    throughput = {"workers": slots, "steps": steps, "seconds": time.monotonic() - begun}
+    rows = summarise(cells)
+    table = markdown(rows, " or −".join(sorted({cell.config.likelihood for cell in cells})))
+    failed = [job for job in jobs if not job.result]
+    record = {
+        "chosen": rows,
+        "throughput": throughput,
+        "failed": {job.config.name: job.failures for job in failed if job.failures},
+    }
+    files.write_json(logdir / "sweep.json", record)
+    files.write_text(logdir / "sweep.md", table)
+    print(table, end="")
+    if throughput["steps"]:
+        rate = throughput["steps"] / throughput["seconds"]
+        print(f"{rate:.0f} steps/s by {throughput['workers']} workers, starts and tests included.")
+    errors = []
+    if failed:
+        names = [job.config.name for job in failed if job.failures]
+        waiting = len(failed) - len(names)
+        wait = f", for which {waiting} others wait" if waiting else ""
+        errors.append(
+            f"{len(names)} of {len(jobs)} runs failed{wait}: {', '.join(names)}; see output.txt "
+            "in their folders."
+        )
+    if left_out:
+        sources = dict.fromkeys(cell.source for cell in left_out)
+        errors.append(f"Left out for want of data: {', '.join(sources)}.")
+    if errors:
+        raise RunError(" ".join(errors))
+
+
+def _cells(overrides: Sequence[str]) -> list[scheduler.Job]:
+    """The cells that the flags ask for."""
+    values = flags.FLAGS
+    rates, seeds = _numbers("learning_rates", float), _numbers("seeds", int)
+    if not values.paper:
+        names = {file: pathlib.Path(file).stem for file in values.flagfiles}
+        selected = select(names.values(), values.cells)
+        flag_files = [file for file in values.flagfiles if names[file] in selected]
+        return grid(flag_files, overrides, values.estimators, rates, seeds)
+    if values.flagfiles:
+        raise ConfigError("--paper stands for flag files of its own; leave --flagfiles out.")
+    by_name, cells = paper_cells(), []
+    for name in select(by_name, values.cells):
+        if not flags.FLAGS["learning_rates"].present:
+            rates = list(paper.learning_rates(name.rpartition("-")[0]))
+        cells += grid({name: by_name[name]}, overrides, values.estimators, rates, seeds)
+    return cells
+
+
+def _without_data(cells: Sequence[scheduler.Job]) -> list[scheduler.Job]:
+    """Cells whose data cannot be had; prints a line on those of each data set.
+
+    Raises:
+      DataError: there are no others.
+    """
+    by_data: dict[tuple, list[scheduler.Job]] = {}
+    for cell in cells:
+        key = (cell.config.dataset, cell.config.data_dir, cell.config.image_shape)
+        by_data.setdefault(key, []).append(cell)
+    left_out: list[scheduler.Job] = []
+    for (dataset, folder, shape), group in by_data.items():
+        try:
+            data.load(dataset, folder, image_shape=shape)
+        except DataError as error:
+            left_out += group
+            if len(left_out) == len(cells):
+                raise
+            sources = dict.fromkeys(cell.source for cell in group)
+            print(f"Left out for want of data: {', '.join(sources)}. {error}", flush=True)
+    return left_out
+
+
+if __name__ == "__main__":
+    cli.define_flags()
+    flags.DEFINE_bool("paper", False, "Sweep the paper's tables 2 and 3, with --rates_first.")
+    flags.DEFINE_list("flagfiles", [], "Flag files, such as those in runs/paper.")
+    flags.DEFINE_list(
+        "cells",
+        [],
+        "Names of flag files to take of those, without their ending; * stands for anything, as in "
+        "mnist_static-*-arm. Unset: all.",
+    )
+    flags.DEFINE_list("estimators", [], "Estimators; unset: that of each flag file.")
+    flags.DEFINE_list(
+        "learning_rates", ["5e-4", "1e-4", "5e-5"], "To choose from; --paper has its own."
+    )
+    flags.DEFINE_bool(
+        "rates_first",
+        None,
+        "Train every learning rate with the first seed alone, and the other seeds at the best.",
+    )
+    flags.DEFINE_list("seeds", ["0", "1", "2", "3", "4"], "Seeds, a trial each.")
+    flags.DEFINE_string("address", None, "Of a Ray cluster; unset: this machine alone.")
+    flags.DEFINE_integer(
+        "workers", None, "Runs at once on this machine; unset: its processors.", lower_bound=1
+    )
+    flags.DEFINE_integer("retries", 2, "How often a failed run is tried again.", lower_bound=0)
+    flags.DEFINE_bool("dry_run", False, "Say what there is to do and what it costs; do nothing.")
+    cli.run(main)
