@@ -64,8 +64,9 @@ def expectation(
 ) -> tf.Tensor:
     """Monte Carlo estimate of E[f(b)], b ~ prod_v Bernoulli(sigmoid(logits_v)).
 
-    The value is the average of f over the samples that the estimator evaluates (for an estimator
-    of the objective "multisample", the bound log mean_k exp f(b_k)). Its gradient with respect to
+    The value is the average of f over the samples that the estimator evaluates, or over those that
+    its docstring names (for an estimator of the objective "multisample", the bound
+    log mean_k exp f(b_k)). Its gradient with respect to
     `logits` is the estimator's, for ARM
 
       (1/K) sum_k (f(b_anti_k) - f(b_k)) (u_k - 1/2)      (Yin & Zhou 2019, theorem 1);

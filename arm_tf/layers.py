@@ -22,7 +22,7 @@ from arm_tf.expectation import (
 class StochasticBinary(keras.layers.Layer):
     """Stochastic binary units, b ~ prod_v Bernoulli(sigmoid(logits_v)), that can be trained.
 
-    The layer's input are the logits; put a `keras.layers.Dense` before it for a dense map.
+    The layer's inputs are the logits; put a `keras.layers.Dense` before it for a dense map.
 
     - `layer(logits)` samples b, [..., V]. In an `arm_tf.StochasticModel` the estimator trains the
       layers below under whatever loss the model is compiled with. Without one, the samples of an
@@ -43,7 +43,8 @@ class StochasticBinary(keras.layers.Layer):
     Args:
       estimator: a name from `arm_tf.estimators.TABLE`.
       num_samples: int, noise samples that the estimator averages over; None for its own number.
-      seed: int, for reproducible noise; None for other noise in each process.
+      seed: int, for reproducible noise; None for other noise in each process. Layers with the same
+        seed draw the same noise: give each one of its own.
       **kwargs: settings of the estimator, such as temperature=0.5, and arguments of
         `keras.layers.Layer`.
 

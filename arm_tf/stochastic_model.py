@@ -243,6 +243,7 @@ class _Graph:
         self.batch = model.inputs[0].shape[0]  # None where it may be any
         self.inputs = [self._slot(tensor) for tensor in model.inputs]
         self.outputs = self._unfold(model, self.inputs, None)
+        self._refuse_shared_noise()
         self.after: dict[int, list[int]] = {}
         for i, step in enumerate(self.steps):
             if step.is_sampling:
@@ -252,6 +253,16 @@ class _Graph:
                         reached |= set(self.steps[j].writes)
                         found.append(j)
                 self.after[i] = found
+
+    def _refuse_shared_noise(self) -> None:
+        """Raises ValueError where two layers draw the same noise."""
+        names: dict[int, str] = {}
+        for layer in (step.operation for step in self.steps if step.is_sampling):
+            if layer.seed is not None and names.setdefault(layer.seed, layer.name) != layer.name:
+                raise ValueError(
+                    f"The layers {names[layer.seed]!r} and {layer.name!r} have the same seed, "
+                    f"{layer.seed}, with which they draw the same noise; give each one of its own."
+                )
 
     def _slot(self, tensor: keras.KerasTensor) -> int:
         self.has_batch.append(len(tensor.shape) > 0 and tensor.shape[0] == self.batch)
@@ -321,15 +332,16 @@ class _Path:
     def _surrogates(self, site: int, datum_loss: "_DatumLoss") -> Iterator[tf.Tensor]:
         """Those of one sampling step: for the logits, and for what its estimator learns."""
         layer, (logits,) = self._sampling(site)
-        estimator = _estimator(layer, logits)
+        estimator, units = _estimator(layer, logits), math.prod(logits.shape[1:])
         size = tf.shape(logits)[0]
-        flat = tf.reshape(logits, [size, math.prod(logits.shape[1:])])
-        u = layer.noise(flat, estimator.rows)
+        flat = tf.reshape(logits, [size, units])
+        u = layer.noise(flat, estimator.row.rows(estimator.num_samples, units))
+        width = estimator.row.width(estimator.num_samples, units)
         later = {}  # noise of later stochastic layers, the same whenever f is evaluated
         for j in self.graph.after[site]:
             if self.graph.steps[j].is_sampling:
                 later_layer, (later_logits,) = self._sampling(j)
-                later[j] = later_layer.noise(later_logits, estimator.width)
+                later[j] = later_layer.noise(later_logits, width)
 
         def f(b, sample=bernoulli.sample):  # [S, batch, V] to [S, batch]
             samples = b.shape[0]
@@ -339,7 +351,8 @@ class _Path:
             loss = datum_loss(outputs, samples, penalties, u.dtype)
             return tf.ensure_shape(tf.reshape(loss, [samples, size]), b.shape[:-1])
 
-        run = lambda f, logits, u: estimator.run(chain.connected(f), logits, u)
+        through = chain.connected if later else lambda f: f  # else f must have a derivative
+        run = lambda f, logits, u: estimator.run(through(f), logits, u)
         estimate = at_any_precision(run, f, flat, u)
         learn = lambda: estimator.update(estimate.new_parameters)
         zeros = tf.zeros_like(estimate.value)
@@ -347,7 +360,8 @@ class _Path:
         divisor = tf.cast(datum_loss.divisor, u.dtype)
         yield tf.math.divide_no_nan(tf.reduce_sum(surrogate), divisor)
         if estimator.trainable_variables:
-            yield estimator.learning(estimate)
+            replicas = tf.distribute.get_strategy().num_replicas_in_sync
+            yield estimator.learning(estimate) / replicas  # which Keras adds up
 
     def _sampling(self, index: int) -> tuple[StochasticBinary, list[tf.Tensor]]:
         """The layer of a sampling step, and its logits on the path."""
@@ -398,8 +412,10 @@ class _Path:
                 (logits,) = (value(slot) for slot in steps[j].reads.values())
                 (u,) = chain.cycle([later[j]], samples)
                 u = tf.broadcast_to(u, tf.concat([[samples], tf.shape(u)[1:]], axis=0))
+                units = math.prod(logits.shape[1:])
+                each = lambda x, units=units: tf.reshape(x, [samples, -1, units])
                 own = tf.cast(tf.cast(logits, layer.compute_dtype), u.dtype)
-                b_j = sample(tf.ensure_shape(tf.reshape(own, tf.shape(u)), u.shape), u)
+                b_j = sample(each(own), each(u))
                 b_j = tf.reshape(tf.cast(b_j, layer.compute_dtype), tf.shape(logits))
                 write(steps[j], [_with_mask(b_j, logits)])
             else:

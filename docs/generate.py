@@ -195,7 +195,8 @@ def on_files(files, config):
         for name, (_, content) in pictures(kind, folder).items():
             files.append(File.generated(config, name, content=content))
     texts.append(estimators_one_by_one())
-    for path in sorted({path for text in texts for path in _OUTSIDE.findall(text)}):
+    outside = {path for text in texts for path in _OUTSIDE.findall(text)}
+    for path in sorted(outside - set(_ROOT_PAGES.values())):
         if not (ROOT / path).is_file():
             raise ValueError(f"A page links to {path}, which is not there.")
         copy = File.generated(config, f"repository/{path}", abs_src_path=str(ROOT / path),
@@ -213,6 +214,8 @@ def on_page_markdown(markdown, page, config, files):
         if mark in markdown:
             markdown = markdown.replace(mark, make())
     markdown = FIGURES.sub(lambda m: _shown(m[1], m[2]), markdown)
+    for name, path in _ROOT_PAGES.items():
+        markdown = markdown.replace(f"](../{path})", f"]({name})")
     return _OUTSIDE.sub(r"](repository/\1)", markdown)
 
 

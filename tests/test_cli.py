@@ -1,6 +1,8 @@
 """Commands as a user types them: help, errors in one line, refusals."""
 
 import csv
+import dataclasses
+import json
 import os
 import pathlib
 import re
@@ -15,7 +17,9 @@ import pytest
 from small_runs import assert_same_run
 
 from arm_tf import data, estimators
+from arm_tf.errors import RunError
 from arm_tf.training import run_folder
+from arm_tf.training.config import Config
 
 ROOT = pathlib.Path(__file__).parents[1]
 FAST = ("--units=8", "--eval_samples=2", "--test_samples=30", "--test_images=200",
@@ -256,6 +260,17 @@ def test_folder_in_use_is_refused(tmp_path):
     assert_one_line(process, "Another process is training the run")
 
 
+def test_folder_that_holds_another_run_is_let_go_of(tmp_path):
+    config = Config(logdir=str(tmp_path), name="run")
+    (tmp_path / "run").mkdir()
+    record = {"config": dataclasses.asdict(config), "data": {}, "versions": {}}
+    (tmp_path / "run" / "config.json").write_text(json.dumps(record), encoding="utf-8")
+    with pytest.raises(RunError, match="other values of --units") as caught:
+        run_folder.RunFolder(dataclasses.replace(config, units=9))
+    run_folder.RunFolder(config).close()
+    del caught
+
+
 def test_variance_of_a_fresh_model_and_of_a_run(tmp_path):
     arguments = ("--estimators=arm,loo,legrad", "--draws=20", "--images=4")
     fresh = call("variance", *arguments, "--units=4", f"--out={tmp_path}")
@@ -267,8 +282,19 @@ def test_variance_of_a_fresh_model_and_of_a_run(tmp_path):
         ["arm", "2", "4"], ["loo", "4", "4"], ["legrad", "1", "5"],
     ]  # fmt: skip
     assert call("train", *FAST, f"--logdir={tmp_path}", "--name=run").returncode == 0
-    run = call("variance", *arguments[1:], "--estimators=arm", f"--run={tmp_path / 'run'}")
-    assert run.returncode == 0 and (tmp_path / "run" / "variance.csv").exists()
+    run = (*arguments[1:], f"--run={tmp_path / 'run'}")
+    settings = ("--estimators=st,mve", "--mve_t=0")  # with which they are one estimator
+    measured = call("variance", *run, *settings)
+    assert measured.returncode == 0, measured.stderr
+    with open(tmp_path / "run" / "variance.csv", encoding="utf-8") as lines:
+        st, mve = csv.DictReader(lines)
+    assert float(st["variance_logits"]) == pytest.approx(float(mve["variance_logits"]), rel=1e-5)
+    assert_one_line(call("variance", *run, "--units=9"), "--units is a setting of the run")
+    settings = run_folder.read_config(tmp_path / "run")
+    other = {"checksum": "0", "published": True, "images": {}}
+    record = {"config": dataclasses.asdict(settings), "data": other, "versions": {}}
+    (tmp_path / "run" / "config.json").write_text(json.dumps(record), encoding="utf-8")
+    assert_one_line(call("variance", *run), "was started with other data")
     assert_one_line(
         call("variance", "--estimators=exact"), "at most 12 units a layer, received 200"
     )
@@ -303,6 +329,8 @@ def test_variance_along_a_run_that_keeps_weights(tmp_path):
         (["--estimators=loo,vimco", "--num_samples=1"], "--estimators=vimco: num_samples must be"),
         (["--estimators=vimco", "--model=conditional"], "conditional takes in --estimators what"),
         (["--rounds=0"], "--rounds must be an integer of at least 1, received 0"),
+        (["--adapt_steps=-1"], "--adapt_steps must be an integer of at least 0, received -1"),
+        (["--images=21001"], "--images must be at most 21000, the training images, received 21001"),
     ],
 )
 def test_variance_refuses_what_a_model_cannot_have(arguments, message):

@@ -314,6 +314,16 @@ def test_bitflip_averages_to_local_expectations_over_its_unit():
     np.testing.assert_allclose(flips.mean(0, keepdims=True), legrad, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    "name, aliases, taken", [("u2g", (), "u2g"), ("new", ("loo",), "loo"), ("new", ("zgr",), "zgr")]
+)
+def test_a_name_is_that_of_one_estimator(name, aliases, taken):
+    row = {"summary": "", "source": "", "link": "", "equation": "", "aliases": aliases}
+    with pytest.raises(ValueError, match=f"The name '{taken}' of '{name}' is one of "):
+        estimators.estimator(name, **row)(lambda f, logits, u: None)
+    assert "new" not in estimators.TABLE
+
+
 def test_unknown_name_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match="Unknown estimator 'amr'; known are ar, arm, arms, "):
         estimators.get("amr")

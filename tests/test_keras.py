@@ -186,6 +186,31 @@ def test_replicas_draw_noise_of_their_own():
     assert (first.numpy() != second.numpy()).any() and (first.numpy() != again.numpy()).any()
 
 
+def test_what_an_estimator_learns_is_the_same_on_replicas(monkeypatch):
+    """Two replicas with the same data and noise take the step of one."""
+
+    def rows_apart(self, logits, rows):
+        u = tf.reshape(tf.linspace(0.2, 0.8, rows), [rows] + [1] * logits.shape.rank)
+        return tf.broadcast_to(u, tf.concat([[rows], tf.shape(logits)], axis=0))
+
+    monkeypatch.setattr(StochasticBinary, "noise", rows_apart)
+    learned = []
+    for strategy in (tf.distribute.get_strategy(), two_replicas()):
+        with strategy.scope():
+            kernel = [keras.initializers.GlorotUniform(seed) for seed in (0, 1)]
+            dense = [keras.layers.Dense(4, kernel_initializer=kernel[0])]
+            dense.append(keras.layers.Dense(1, kernel_initializer=kernel[1]))
+            units = StochasticBinary("double_cv")
+            inner = keras.Sequential([keras.Input((X.shape[1],)), dense[0], units, dense[1]])
+            model = StochasticModel(inner)
+            model.compile(keras.optimizers.SGD(1.0), "mse")
+        x, y = np.tile(X[:2], (2, 1)), np.tile(Y[:2], (2, 1))
+        model.fit(x, y, batch_size=4, shuffle=False, verbose=0)
+        learned.append(units.gradient_estimator.parameters["alpha"].numpy())
+    assert learned[0] != 0
+    np.testing.assert_allclose(*learned, rtol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 @pytest.mark.parametrize("prob", [1e-4, 1e-3, 5e-3])
 def test_small_probabilities_at_any_precision(dtype, prob):

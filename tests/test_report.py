@@ -55,6 +55,22 @@ def test_runs_are_sorted_and_what_is_broken_unfinished_or_foreign_is_named(tmp_p
     lines = report.markdown(runs).splitlines()
     assert lines[2] == "| deep/b | 107.25 | 112.00 | 9 | 10 | 512.3 | 3 | – |"
     assert lines[3].endswith("| 1.25e-03 |")
+    header = "estimator,samples,variance_weights\n"
+    (tmp_path / "a" / "variance.csv").write_text(header + "arm,2,0.5\n", encoding="utf-8")
+    lines = report.markdown(report.gather(tmp_path)[0]).splitlines()
+    assert lines[3].endswith("| 5.00e-01 (K = 2) |")
+
+
+@pytest.mark.parametrize("name", ["toy.json", "benchmark.json", "deep/sweep.json", "variance.csv"])
+@pytest.mark.parametrize("text", ["", "[1, 2]", '{"steps": 3}', "estimator,objective\nx,elbo"])
+def test_measurements_that_cannot_be_read_are_passed_over(name, text, tmp_path):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    tables, runs, notes = report.summary(tmp_path)
+    assert not tables and not runs
+    is_empty = name == "variance.csv" and "objective" not in text  # or of an earlier version
+    holds_nothing = is_empty or (name, text) == ("benchmark.json", "[1, 2]")
+    assert [note.split(":")[0] for note in notes] == [name] * (not holds_nothing)
 
 
 def test_full_runs_on_published_data_stand_beside_the_published_figures(tmp_path):

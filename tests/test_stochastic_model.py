@@ -262,8 +262,8 @@ def test_gradient_of_the_conditional_network_is_that_of_its_own_program(
         np.testing.assert_allclose(g, e, rtol=1e-9, atol=1e-12, err_msg=variable.path)
 
 
-def binary(name=None, **kwargs):
-    return StochasticBinary("arm", seed=0, name=name, **kwargs)
+def binary(name=None, seed=0, **kwargs):
+    return StochasticBinary("arm", seed=seed, name=name, **kwargs)
 
 
 def two_outputs():
@@ -388,7 +388,7 @@ def test_activity_regularisers_are_part_of_what_is_estimated():
 
 def test_models_inside_are_taken_apart():
     """A functional model with stochastic layers in a Sequential one is the model written flat."""
-    layers_ = [keras.layers.Dense(4), binary("a"), keras.layers.Dense(3), binary("b")]
+    layers_ = [keras.layers.Dense(4), binary("a"), keras.layers.Dense(3), binary("b", 1)]
     x = keras.Input((4,))
     nested = keras.Sequential(
         [
@@ -486,6 +486,37 @@ def test_units_on_a_grid_are_one_vector(monkeypatch):
     np.testing.assert_allclose(*grads, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("estimator", ["legrad_fresh", "psa", "muprop", "st_gumbel"])
+def test_units_of_two_layers_on_grids_are_vectors(estimator, monkeypatch):
+    grads = []
+    for shape in ((4,), (2, 2)):
+        rng = np.random.default_rng(0)
+
+        def noise(layer, logits, rows, rng=rng):
+            u = rng.uniform(size=(rows, BATCH, 4)).astype("float32")
+            return tf.constant(u.reshape(rows, *logits.shape))
+
+        monkeypatch.setattr(StochasticBinary, "noise", noise)
+        units = lambda seed, shape=shape: [
+            keras.layers.Dense(4, kernel_initializer=keras.initializers.GlorotUniform(seed)),
+            keras.layers.Reshape(shape),
+            StochasticBinary(estimator),
+            keras.layers.Flatten(),
+        ]
+        output = keras.layers.Dense(2, kernel_initializer=keras.initializers.GlorotUniform(2))
+        inner = keras.Sequential([keras.Input((3,)), *units(0), *units(1), output])
+        model = StochasticModel(inner)
+        model.compile("sgd", "mse")
+        with tf.GradientTape() as tape:
+            loss = model.compute_loss(
+                y=TARGETS[simple], y_pred=model(INPUTS[simple], training=True), training=True
+            )
+        grads.append(tape.gradient(loss, [v.value for v in inner.trainable_variables]))
+    for g, e in zip(*grads, strict=True):
+        np.testing.assert_allclose(g, e, rtol=1e-5, atol=1e-6)
+    assert all(np.abs(g).max() > 1e-3 for g in grads[0][::2])
+
+
 @keras.saving.register_keras_serializable(package="arm_tf_tests")
 class Block(keras.layers.Layer):
     """A layer of a user's own, with stochastic units or a loss inside."""
@@ -535,6 +566,21 @@ def fit_simple(model, loss="mse", y=None):
             lambda: [keras.layers.Dense(13), StochasticBinary("exact"), keras.layers.Dense(2)],
             "mse",
             "at most 12 units",
+        ),
+        (
+            lambda: [
+                keras.layers.Dense(4),
+                StochasticBinary("st"),
+                keras.layers.Lambda(lambda b: tf.cast(b > 0.5, tf.float32)),
+                keras.layers.Dense(2),
+            ],
+            "mse",
+            "'st' needs the derivative of f",
+        ),
+        (
+            lambda: [binary("a", 5), keras.layers.Dense(4), binary("b", 5), keras.layers.Dense(2)],
+            "mse",
+            "'a' and 'b' have the same seed, 5",
         ),
     ],
 )

@@ -111,7 +111,7 @@ def train(jobs, bounds, slots=1, retries=0, stop_after=None):
         future.set_result("no luck" if bound is None else None)
         return future
 
-    to_do = [job for job in jobs if not (job.is_ready() and job.result)]
+    to_do = [job for job in jobs if not job.result]
     return scheduler.run(to_do, slots, start, retries), begun
 
 
@@ -127,6 +127,18 @@ def test_every_rate_has_a_run_before_the_other_seeds_go_on_at_the_best(tmp_path)
     for row in sweep.summarise(grid):
         assert (row["learning_rate"], len(row["test_nll"])) == (1e-3, 3)
         assert row["tried"] == {"0.01": 95.0, "0.001": pytest.approx(90.1), "0.0001": 92.0}
+
+
+def test_seeds_at_a_rate_that_was_the_best_wait_for_a_further_rate(tmp_path):
+    """What an earlier sweep has trained at another rate stands for nothing."""
+    _, before = rates_first(tmp_path)
+    assert train(before, {**BOUNDS, 1e-3: None})[0]  # 1e-4 is the best
+    grid = sweep.grid([], [f"--logdir={tmp_path}"], ["arm"], [1e-4, 1e-3], SEEDS)
+    jobs = sweep.rates_first(grid)
+    assert [bool(job.result) for job in jobs] == [True, False, False, False]
+    assert train([job for job in jobs if not job.result], BOUNDS)[1] == [
+        ("arm", 1e-3, seed) for seed in SEEDS
+    ]
 
 
 def test_seeds_wait_for_every_rate_and_other_cells_go_on_meanwhile(tmp_path):
@@ -218,6 +230,12 @@ def call(*arguments):
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("name, value", [("learning_rate", "1e-3"), ("seed", "7")])
+def test_one_value_beside_those_of_the_sweep_is_refused(name, value):
+    process = call(f"--{name}={value}", "--dry_run")
+    assert process.returncode == 2 and f"--{name} is one value, and --{name}s" in process.stderr
+
+
 def test_the_paper_is_a_sweep_of_its_own_rates_and_a_dry_run_says_what_is_left(tmp_path):
     settings = ["--dataset=glyphs", f"--logdir={tmp_path}"]
     flag_files = {"mnist_static-linear-arm": sweep.paper_cells()["mnist_static-linear-arm"]}
@@ -298,8 +316,11 @@ def assert_finished(process, logdir):
     assert len(list(logdir.glob("*/result.json"))) == 2
     (resumed,) = logdir.glob("*seed0*/output.txt")
     assert "from step" in resumed.read_text(encoding="utf-8")
-    (chosen,) = json.loads((logdir / "sweep.json").read_text(encoding="utf-8"))["chosen"]
+    record = json.loads((logdir / "sweep.json").read_text(encoding="utf-8"))
+    (chosen,) = record["chosen"]
     assert len(chosen["test_nll"]) == 2
+    results = [json.loads(path.read_text("utf-8")) for path in logdir.glob("*/result.json")]
+    assert 0 < record["throughput"]["steps"] <= sum(result["steps"] for result in results)
     return output
 
 

@@ -226,7 +226,7 @@ def estimator(name: str, **row: typing.Any) -> Callable[[_Function], _Function]:
       **row: other attributes of `Estimator`; function and family are those of the function.
 
     Raises:
-      ValueError: the name, or that of an option, is taken by another.
+      ValueError: a name, or that of an option, is taken by another.
     """
 
     def register(function):
@@ -234,6 +234,10 @@ def estimator(name: str, **row: typing.Any) -> Callable[[_Function], _Function]:
         if name in TABLE and TABLE[name].family != family:
             raise ValueError(f"{TABLE[name].family} and {family} both have an estimator {name!r}.")
         new = Estimator(name, function, family, **row)
+        for taken in (name, *new.aliases):
+            owner = ALIASES.get(taken, taken if taken in TABLE else name)
+            if owner != name:
+                raise ValueError(f"The name {taken!r} of {name!r} is one of {owner!r} already.")
         for option in new.options:
             if OPTIONS.setdefault(option.name, option) != option:
                 raise ValueError(

@@ -219,7 +219,7 @@ def arms_multisample(f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tenso
     serves them all, and the estimate is that of `disarm_local`, at the same cost.
 
     Unbiased; 2K evaluations of f, K >= 2. Arguments and results as in `arm_tf.estimators`; the
-    first K rows of the noise are those of b, and the value is L at b.
+    first K rows of the noise are those of b, and the value is L at b, or that of `disarm_local`.
     """
     u, u_anti = tf.split(u, 2)
     if logits.shape.rank == u.shape.rank:

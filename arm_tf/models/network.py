@@ -84,6 +84,11 @@ class BinaryNetwork(keras.Model):
         self._code_scaling = choose("code_scaling", code_scaling, _SCALINGS)
         scalings = dict(_SCALINGS)
         biases: dict[str, str | Callable[..., tf.Tensor]] = {"zeros": "zeros"}
+        if pixel_mean is None and (input_scaling == "centered" or output_bias == "data_mean"):
+            raise ValueError(
+                "input_scaling='centered' and output_bias='data_mean' need pixel_mean, the mean of "
+                f"the training images; received {input_scaling!r}, {output_bias!r} and no mean."
+            )
         if pixel_mean is not None:
             mean = np.asarray(pixel_mean)
             scalings["centered"] = (1.0, -mean[seen])

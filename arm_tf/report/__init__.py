@@ -35,8 +35,9 @@ def summary(folder: str | os.PathLike[str]) -> tuple[str, list[Run], list[str]]:
       str; the runs that were found, as of `gather`; and notes on what was passed over.
     """
     runs, notes = gather(folder)
+    tables, others = measurements(folder)
     parts = [markdown(runs)] if runs else []
-    return "\n".join(parts + measurements(folder)), runs, notes
+    return "\n".join(parts + tables), runs, notes + others
 
 
 def pictures(runs: Iterable[Run]) -> "dict[str, Figure]":
@@ -46,7 +47,7 @@ def pictures(runs: Iterable[Run]) -> "dict[str, Figure]":
       runs: list of `Run`.
 
     Returns:
-      "curves-EXPERIMENT" for each group of `curves`, and "variance-NAME" for each run that has
+      "curves-EXPERIMENT" for each group of `curves`, and "variance-FOLDER" for each run that has
       followed variances; matplotlib Figures, whose titles say how long the runs are.
     """
     from arm_tf import figures
@@ -60,15 +61,18 @@ def pictures(runs: Iterable[Run]) -> "dict[str, Figure]":
     for run in runs:
         if run.metrics and any(column.startswith("variance_") for column in run.metrics[-1]):
             title = _title(run, run.metrics) if run.experiment else run.name
-            found[f"variance-{run.config.name}"] = figures.variance_curves(run.metrics, title)
+            name = f"variance-{run.name.replace('/', '-')}"
+            found[name] = figures.variance_curves(run.metrics, title)
     return found
 
 
 def _title(run: Run, metrics: list[dict[str, float]]) -> str:
     assert run.source and run.experiment, "its experiment has a title"
     its = paper.PAPERS[run.source]
-    epochs, usual = metrics[-1]["epoch"], its.settings[run.experiment]["epochs"]
+    epochs, settings = metrics[-1]["epoch"], its.settings[run.experiment]
+    usual = settings["epochs"]
+    is_full = epochs == usual or metrics[-1]["step"] == settings.get("max_steps")
     title = f"{experiment_title(run.experiment)}, {epochs:,.4g} epochs"
     title = f"{its.title}: {title}" if run.source in paper.OTHERS else title
-    title += "" if epochs == usual else f" (shortened; the paper has {usual:,})"
+    title += "" if is_full else f" (shortened; the paper has {usual:,})"
     return f"{title}, not the published data" if run.is_stand_in else title

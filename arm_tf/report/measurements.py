@@ -1,15 +1,17 @@
 """Tables of what the toy, the benchmark, sweeps and `arm_tf.variance` have written."""
 
+import contextlib
 import csv
 import os
 import pathlib
 import typing
 
 from arm_tf import estimators, files
+from arm_tf.errors import RunError
 from arm_tf.report.tables import experiment_title, table
 
 
-def measurements(folder: str | os.PathLike[str]) -> list[str]:
+def measurements(folder: str | os.PathLike[str]) -> tuple[list[str], list[str]]:
     """Tables of what the toy, the benchmark, sweeps and `arm_tf.variance` have written; Markdown.
 
     Args:
@@ -17,25 +19,42 @@ def measurements(folder: str | os.PathLike[str]) -> list[str]:
         it, too.
 
     Returns:
-      A list of str.
+      A list of str, and notes on what cannot be read and was passed over, another.
     """
     folder = pathlib.Path(folder)
     tables: list[str] = []
+    notes: list[str] = []
+
+    @contextlib.contextmanager
+    def reading(path):
+        try:
+            yield
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RunError) as error:
+            notes.append(f"{path.relative_to(folder).as_posix()}: cannot be read ({error})")
+
     for name, render in (("toy.json", _toy_tables), ("benchmark.json", _benchmark_tables)):
         if (folder / name).exists():
-            tables += render(files.read_json(folder / name))
-    sweeps = [files.read_json(path)["throughput"] for path in folder.rglob("sweep.json")]
-    sweeps = sorted((s for s in sweeps if s["steps"]), key=lambda sweep: sweep["workers"])
+            with reading(folder / name):
+                tables += render(files.read_json(folder / name))
+    sweeps = []
+    for path in sorted(folder.rglob("sweep.json")):
+        with reading(path):
+            sweeps.append(_throughput(files.read_json(path)["throughput"]))
+    sweeps = sorted(sweep for sweep in sweeps if sweep[1])
     if sweeps:
         tables.append(table(
-            ["workers", *(str(s["workers"]) for s in sweeps)],
-            [["seconds", *(f"{s['seconds']:.0f}" for s in sweeps)],
-             ["steps a second", *(f"{s['steps'] / s['seconds']:.0f}" for s in sweeps)]],
+            ["workers", *(f"{workers:g}" for workers, *_ in sweeps)],
+            [["seconds", *(f"{seconds:.0f}" for *_, seconds in sweeps)],
+             ["steps a second", *(f"{steps / seconds:.0f}" for _, steps, seconds in sweeps)]],
         ))  # fmt: skip
-    if (folder / "variance.csv").exists():
-        with open(folder / "variance.csv", newline="", encoding="utf-8") as lines:
+    if (path := folder / "variance.csv").exists():
+        with reading(path), open(path, newline="", encoding="utf-8") as lines:
             tables += _variance_tables(list(csv.DictReader(lines)))
-    return tables
+    return tables, notes
+
+
+def _throughput(record: dict[str, float]) -> tuple[float, float, float]:
+    return float(record["workers"]), float(record["steps"]), float(record["seconds"])
 
 
 def _variance_tables(rows: list[dict[str, str]]) -> list[str]:

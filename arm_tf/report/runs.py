@@ -24,7 +24,7 @@ COLUMNS = {
     "best_epoch": "best epoch",
     "epochs": "epochs",
     "steps_per_second": "steps/s",
-    "evaluations_per_step": "evaluations of f",
+    "evaluations_per_step": "evaluations of f a step",
     "gradient_variance": "gradient variance",
 }
 
@@ -40,6 +40,7 @@ class Run:
       metrics: rows of metrics.csv, dicts of floats; all have `training_seconds`, which in runs of
         versions that did not write it is steps over the result's steps a second of training.
       gradient_variance: of its own estimator, where `arm_tf.variance` measured it, or None.
+      variance_samples: K at which that is, or None where that is not known.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Run:
     result: dict[str, typing.Any]
     metrics: list[dict[str, float]]
     gradient_variance: float | None
+    variance_samples: int | None = None
 
     @functools.cached_property
     def _place(self) -> tuple[str, str] | None:
@@ -173,23 +175,24 @@ def gather(folder: str | os.PathLike[str]) -> tuple[list[Run], list[str]]:
                 rate = result["steps_per_second"]
                 metrics = [{**row, "training_seconds": row["step"] / rate} for row in metrics]
             variance = _own_variance(path, settings.estimator)
-            runs.append(Run(name, settings, result, metrics, variance))
+            runs.append(Run(name, settings, result, metrics, *variance))
         except (OSError, ValueError, KeyError, TypeError, RunError) as error:
             notes.append(f"{name}: cannot be read ({error})")
     return sorted(runs, key=lambda run: run.result["test_nll"]), notes
 
 
-def _own_variance(path: pathlib.Path, estimator: str) -> float | None:
-    """Of the run's own estimator in the weights, where `arm_tf.variance` measured it, or None."""
+def _own_variance(path: pathlib.Path, estimator: str) -> tuple[float | None, int | None]:
+    """Of the run's estimator in the weights, and at which K, if `arm_tf.variance` measured it."""
     file = path / "variance.csv"
     if not file.exists():
-        return None
-    variance = None  # the last step's, where there are several
+        return None, None
+    variance = samples = None  # the last step's, where there are several
     with open(file, newline="", encoding="utf-8") as lines:
         for row in csv.DictReader(lines):
             if row["estimator"] == estimator:
                 variance = float(row["variance_weights"])
-    return variance
+                samples = int(row["samples"]) if "samples" in row else None
+    return variance, samples
 
 
 def by_trials(runs: Iterable[Run]) -> dict[tuple, list[Run]]:

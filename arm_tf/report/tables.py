@@ -153,7 +153,7 @@ def markdown(runs: Sequence[Run]) -> str:
             "of the best validation among those run.\n\n"
             + table(
                 ["experiment", "estimator", "published", "ours", "difference", "learning rate",
-                 "not run", "epochs", "seeds"],
+                 "rates not run", "epochs", "seeds"],
                 [[experiment_title(r["experiment"]), r["estimator"], r["published"], str(r["ours"]),
                   "–" if r["difference"] is None else f"{r['difference']:+.2f}".replace("-", "−"),
                   scientific(r["learning_rate"]),
@@ -214,7 +214,12 @@ def scientific(number: float) -> str:
 
 
 def _run_table(runs: Iterable[Run]) -> str:
-    rows = [[_text(key, value) for key, value in _row(run).items()] for run in runs]
+    rows = []
+    for run in runs:
+        cells = {key: _text(key, value) for key, value in _row(run).items()}
+        if run.variance_samples not in (None, run.config.num_samples):
+            cells["gradient_variance"] += f" (K = {run.variance_samples})"
+        rows.append(list(cells.values()))
     return table(list(COLUMNS.values()), rows)
 
 

@@ -13,6 +13,7 @@ sweep.json and sweep.md into --logdir; `arm_tf.report` reads the runs.
 the extra `[sweep]`.
 """
 
+import contextlib
 import dataclasses
 import pathlib
 import time
@@ -35,7 +36,7 @@ from arm_tf.sweep import (
     select,
     summarise,
 )
-from arm_tf.training import scheduler
+from arm_tf.training import run_folder, scheduler
 from arm_tf.training.config import Config
 from arm_tf.training.workers import usable_cores
 
@@ -71,6 +72,7 @@ def main() -> None:
         return
     logdir = files.make_folder(values.logdir)
     to_do = [job for job in jobs if not job.result]
+    steps_before = {cell.path: _steps(cell.path) for cell in cells}
     begun, finished_before = time.monotonic(), len(jobs) - len(to_do)
     left = lambda: estimate.Paces([*runs, *(job.config for job in jobs)]).left(
         job.config for job in jobs if not job.is_given_up
@@ -89,8 +91,10 @@ def main() -> None:
     if not came_to_an_end:
         print("Stopped; the same command does what is left.")
         return
-    steps = sum(job.result["steps"] for job in to_do if job.result)
+    steps = sum(job.result["steps"] - steps_before[job.path] for job in to_do if job.result)
     throughput = {"workers": slots, "steps": steps, "seconds": time.monotonic() - begun}
+    if not steps and (logdir / "sweep.json").exists():
+        throughput = files.read_json(logdir / "sweep.json")["throughput"]
     rows = summarise(cells)
     table = markdown(rows, " or −".join(sorted({cell.config.likelihood for cell in cells})))
     failed = [job for job in jobs if not job.result]
@@ -121,9 +125,21 @@ def main() -> None:
         raise RunError(" ".join(errors))
 
 
+def _steps(path: pathlib.Path) -> int:
+    """The last evaluated step of the run in a folder."""
+    with contextlib.suppress(RunError, KeyError):
+        return max((int(row["step"]) for row in run_folder.read_metrics(path)), default=0)
+    return 0
+
+
 def _cells(overrides: Sequence[str]) -> list[scheduler.Job]:
     """The cells that the flags ask for."""
     values = flags.FLAGS
+    for name in ("estimator", "learning_rate", "seed"):
+        if values[name].present and getattr(values, f"{name}s"):
+            raise ConfigError(
+                f"--{name} is one value, and --{name}s are those that a sweep trains; give those."
+            )
     rates, seeds = _numbers("learning_rates", float), _numbers("seeds", int)
     if not values.paper:
         names = {file: pathlib.Path(file).stem for file in values.flagfiles}

@@ -126,6 +126,10 @@ class _AtBestRate(scheduler.Job):
 
     group: Sequence[scheduler.Job] = ()
 
+    @property
+    def result(self) -> dict[str, typing.Any] | None:
+        return super().result if self.is_ready() else None
+
     def is_ready(self) -> bool:
         first, seed = self.group[0].config.seed, self.config.seed
         rates = [cell for cell in self.group if cell.config.seed == first]

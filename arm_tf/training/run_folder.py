@@ -46,8 +46,12 @@ class RunFolder:
             raise RunError(f"Another process is training the run in {self.path}.") from None
         except OSError as error:
             raise files.cannot_write(self.path, error) from None
-        if (self.path / "config.json").exists():
-            self._compare(config)
+        try:
+            if (self.path / "config.json").exists():
+                self._compare(config)
+        except BaseException:
+            self.close()
+            raise
 
     def _compare(self, config: Config) -> None:
         differing = config.differences(read_config(self.path))

@@ -4,11 +4,13 @@ from arm_tf import estimators
 
 
 def samples_within(name: str, budget: int, units: int) -> int:
-    """The largest num_samples that evaluates f within `budget`, or the least there is; int."""
+    """The largest num_samples that evaluates f within `budget`; int.
+
+    It is the least there is where that costs more, or where any number costs the same.
+    """
     row = estimators.get(name)
     num_samples = row.min_samples
-    while row.evaluations(num_samples + 1, units) <= budget:
-        num_samples += 1
-        if row.evaluations(num_samples + 1, units) == row.evaluations(num_samples, units):
-            break  # costs the same for any number
+    if row.evaluations(num_samples + 1, units) > row.evaluations(num_samples, units):
+        while row.evaluations(num_samples + 1, units) <= budget:
+            num_samples += 1
     return num_samples

@@ -23,6 +23,7 @@ from absl import flags
 from arm_tf import cli, estimators, files
 from arm_tf.errors import ConfigError
 from arm_tf.training import run_folder
+from arm_tf.training.config import Config
 from arm_tf.variance import samples_within
 
 _COLUMNS = ("variance", "variance_stderr", "variance_seconds", "bias", "bias_noise")
@@ -46,6 +47,25 @@ def print_row(row: dict[str, typing.Any]) -> None:
     print("   ".join(parts), flush=True)
 
 
+def _given_besides_a_run() -> dict[str, typing.Any]:
+    """Settings that flags give and that the weights of a run do not depend on; by name.
+
+    Raises:
+      ConfigError: others are given.
+    """
+    values = flags.FLAGS
+    settings = {field.name for field in dataclasses.fields(Config)} - {"num_samples"}
+    given = {name for name in settings if values[name].present}
+    free = {"data_dir", "seed", "jit", *estimators.OPTIONS}
+    if others := sorted(given - free):
+        raise ConfigError(
+            f"--{others[0]} is a setting of the run, whose own holds; with --run and --trajectory "
+            f"give {', '.join('--' + name for name in sorted(free))} alone."
+        )
+    asked = cli.config_from_flags()
+    return {name: getattr(asked, name) for name in given}
+
+
 def main() -> None:
     values = flags.FLAGS
     for name in ("images", "draws", "evaluations", "rounds"):
@@ -53,13 +73,16 @@ def main() -> None:
             raise ConfigError(
                 f"--{name} must be an integer of at least 1, received {getattr(values, name)}."
             )
+    if values.adapt_steps < 0:
+        raise ConfigError(
+            f"--adapt_steps must be an integer of at least 0, received {values.adapt_steps}."
+        )
     if values.run and values.trajectory:
         raise ConfigError("--run and --trajectory both name a run; give one of them.")
     folder = None
     if values.run or values.trajectory:
         folder = pathlib.Path(values.run or values.trajectory)
-        config = run_folder.read_config(folder)
-        config = dataclasses.replace(config, data_dir=values.data_dir or config.data_dir)
+        config = dataclasses.replace(run_folder.read_config(folder), **_given_besides_a_run())
     else:
         config = cli.config_from_flags()
     out = pathlib.Path(values.out or folder or pathlib.Path(config.logdir) / "variance")
@@ -74,6 +97,13 @@ def main() -> None:
             _, samples = config.check_estimator("estimators", name, asked)
         num_samples[row.name] = samples
     dataset = config.load_data()
+    if folder:
+        run_folder.check_data(folder, dataset)
+    if values.images > len(dataset.train):
+        raise ConfigError(
+            f"--images must be at most {len(dataset.train)}, the training images, received "
+            f"{values.images}."
+        )
     files.make_folder(out, "--out")
 
     cli.load_tensorflow()

@@ -46,7 +46,7 @@ def variances(rows: Sequence[dict[str, typing.Any]], title: str) -> Figure:
             table = [estimators.get(row["estimator"]) for row in group]
             is_fair = np.array([not row.ascends for row in table])
             is_full = np.array(
-                [not (row.biased or bias) for row, bias in zip(table, seen, strict=True)]
+                [row.bias == "none" and not bias for row, bias in zip(table, seen, strict=True)]
             )
             for axes, values, on_front in (
                 (by_bias, biases, is_fair),
