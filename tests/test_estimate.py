@@ -50,8 +50,9 @@ def test_a_run_goes_on_at_its_own_pace_or_the_mean_of_the_closest(config):
     assert hours(own) == (pytest.approx(90 * 36 / 3600), 0)
     new = replace(config, seed=2)  # as the two of its estimator
     assert hours(new) == (pytest.approx(100 * 54 / 3600), 0)
-    other = replace(config, estimator="loo", eval_every=5)  # as all three
-    assert hours(other) == (pytest.approx(100 * (36 + 72 + 360) / 3 / 3600), 0)
+    other = replace(config, estimator="loo", eval_every=5)  # as all three, by evaluations of f
+    seconds = ((36 + 72) / (2 + 5) + 360 / (201 + 5)) / 3 * (2 + 5)
+    assert hours(other) == (pytest.approx(100 * seconds / 3600), 0)
     short = replace(new, max_steps=500)  # 10 epochs
     assert hours(short) == (pytest.approx(10 * 54 / 3600), 0)
     foreign = replace(config, layers=2)

@@ -249,12 +249,12 @@ def test_the_paper_is_a_sweep_of_its_own_rates_and_a_dry_run_says_what_is_left(t
     assert process.returncode == 0, process.stderr
     assert process.stdout.splitlines() == [
         "mnist_static-linear-rebar: 0 of 7 runs finished; to do 0.0005, 0.0001, 5e-05 with seed 0; "
-        "the best with seed 1, 2, 3, 4; about 84.0 core hours left.",
+        "the best with seed 1, 2, 3, 4; about 96.0 core hours left.",
         "mnist_static-linear-arm: 3 of 7 runs finished; to do 0.0001 with seed 1, 2, 3, 4; "
         "about 48.0 core hours left.",
         "mnist_threshold-conditional-arm: 0 of 5 runs finished; to do 0.0001 with seed 0; "
         "the best with seed 1, 2, 3, 4; unknown core hours left.",
-        "In all 19 runs; about 132.0 core hours and 5 runs of unknown length left.",
+        "In all 19 runs; about 144.0 core hours and 5 runs of unknown length left.",
         "How long a run takes is known once one like it has been evaluated.",
     ]
     assert len(list(tmp_path.iterdir())) == 3

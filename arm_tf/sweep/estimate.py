@@ -20,6 +20,8 @@ _SAME_ESTIMATOR = {"seed", "learning_rate", "epochs", "max_steps", "test_samples
 _ANY_ESTIMATOR = {*_SAME_ESTIMATOR, *INCIDENTAL, *estimators.OPTIONS, "estimator", "num_samples",
                   "decoder_samples", "estimator_learning_rate", "track_variance"}  # fmt: skip
 
+_REST = 5  # evaluations of f that the rest of a step takes as long as, by those of ARM and LeGrad
+
 
 class Pace(typing.NamedTuple):
     """How a run goes: seconds a step, evaluations included; steps an epoch; the last step."""
@@ -56,20 +58,21 @@ class Paces:
 
     def __init__(self, configs: Iterable[Config]) -> None:
         self._own: dict[pathlib.Path, Pace] = {}
-        self._like: dict[Hashable, list[Pace]] = {}
+        self._like: dict[Hashable, list[tuple[Pace, int]]] = {}  # and evaluations of f
         for config in configs:
             path = run_folder.run_path(config)
             found = (_pace_of_finished if _is_finished(path) else pace)(path)
             if found and path not in self._own:
                 self._own[path] = found
                 for key in _keys(config):
-                    self._like.setdefault(key, []).append(found)
+                    self._like.setdefault(key, []).append((found, _evaluations(config)))
 
     def left(self, configs: Iterable[Config]) -> Left:
         """What is left of the runs of some configurations.
 
         A run goes on at its own pace, or else at the mean pace of those that differ from it in
-        learning rate and seed, or else in the estimator, too. Starts and final tests are not
+        learning rate and seed, or else in the estimator, too, in proportion to the evaluations of f
+        and five more for the rest of a step, a rule of thumb. Starts and final tests are not
         counted.
 
         Args:
@@ -83,14 +86,16 @@ class Paces:
             path = run_folder.run_path(config)
             if _is_finished(path):
                 continue
-            own = self._own.get(path)
-            like = [own] if own else next(filter(None, map(self._like.get, _keys(config))), None)
+            own, evaluations = self._own.get(path), _evaluations(config)
+            like = next(filter(None, map(self._like.get, _keys(config))), None)
+            like = [(own, evaluations)] if own else like
             if not like:
                 unknown += 1
                 continue
-            steps = config.epochs * like[0].steps_per_epoch
+            steps = config.epochs * like[0][0].steps_per_epoch
             steps = min(steps, config.max_steps or math.inf) - (own.step if own else 0)
-            seconds += steps * statistics.fmean(pace.seconds for pace in like)
+            relative = [pace.seconds / (theirs + _REST) for pace, theirs in like]
+            seconds += steps * (evaluations + _REST) * statistics.fmean(relative)
         return Left(seconds / 3600, unknown)
 
 
@@ -117,6 +122,10 @@ _pace_of_finished = functools.cache(pace)
 
 def _is_finished(path: pathlib.Path) -> bool:
     return (path / "result.json").exists()
+
+
+def _evaluations(config: Config) -> int:
+    return estimators.get(config.estimator).evaluations(config.num_samples, config.units)
 
 
 def _keys(config: Config) -> list[Hashable]:
