@@ -313,6 +313,9 @@ def test_settings_have_the_effect_they_name():
         np.testing.assert_allclose(model.encoder_maps[0](x), seen @ kernel, atol=1e-6)
     bias = make(output_bias="data_mean", pixel_mean=mean).decoder[0].get_weights()[1]
     np.testing.assert_allclose(bias, np.log(mean / (1 - mean)), rtol=1e-5)
+    for settings in ({"input_scaling": "centered"}, {"output_bias": "data_mean"}):
+        with pytest.raises(ValueError, match="need pixel_mean, the mean of the training images"):
+            make(**settings)
     assert make(prior="uniform").variable_groups["prior"] == []
     other = models.BinaryVAE(PIXELS, units=2, seed=2).encoder[0].get_weights()[0]
     assert (other != kernel).all()

@@ -136,7 +136,7 @@ def ram(f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor) -> Estimat
     max_units=1000,
 )
 def psa(f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor) -> Estimate:
-    """Path sample-analytic gradient (Shekhovtsov, Yanush & Flach 2020, algorithm 1).
+    """Path sample-analytic gradient (Shekhovtsov, Yanush & Flach 2020).
 
     grad_logits = (1/K) sum_k p (1 - p) d_k,  p = sigmoid(logits), where d_v of a unit in any layer
     stands for E[f | b_v = 1] - E[f | b_v = 0]:
@@ -147,9 +147,10 @@ def psa(f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor) -> Estimat
     i over the units of later layers, phi_i their logits, all other samples of the path staying as
     they are. What a flip does to the later layers is taken as the sum of what it does to each of
     their units alone, the rest of them as sampled, which leaves a bias where it changes several at
-    once. In return nothing is sampled twice: the variance is less than that of `ram`. With f and
-    the probabilities linearised in b, d = f'(b) + sum_i p_i (1 - p_i) (d phi_i / d b) d_i, it is
-    `st`. A single layer has no bias: it is `legrad`.
+    once. In return nothing is sampled twice, and the variance was below that of `ram` wherever it
+    was measured. With f and the probabilities linearised in b,
+    d = f'(b) + sum_i p_i (1 - p_i) (d phi_i / d b) d_i, it is `st`. A single layer has no bias: it
+    is `legrad`.
 
     The authors take the linear maps between layers as known; here f is called with every unit of a
     later layer flipped too, so that a layer costs K (V + 1) evaluations for itself and for each
