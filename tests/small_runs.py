@@ -23,6 +23,17 @@ def small_dataset():
     return data.Dataset("glyphs", *images, dynamic=False, published=True, checksum="c")
 
 
+def mirrored(count):
+    """A strategy over the first so many of the tests' devices.
+
+    It has no collective operations, which TensorFlow would mix up with those of another strategy
+    in the same process, and which need tracing.
+    """
+    return tf.distribute.MirroredStrategy(
+        [f"CPU:{i}" for i in range(count)], tf.distribute.ReductionToOneDevice()
+    )
+
+
 def configure(logdir, **settings):
     values = dict(
         units=8,

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from small_runs import mirrored
 
 import arm_tf
 from arm_tf import StochasticBinary, StochasticModel, estimators
@@ -156,7 +157,7 @@ def test_export(form, policy, tmp_path):
 @pytest.mark.parametrize("estimator", ELBO)
 def test_replicas_with_a_part_without_data(estimator):
     """Two replicas, of which one has nothing in the last batch."""
-    strategy = two_replicas()
+    strategy = mirrored(2)
     with strategy.scope():
         model = StochasticModel(build("sequential", estimator)[0].model)
         model.compile("adam", "mse")
@@ -165,18 +166,8 @@ def test_replicas_with_a_part_without_data(estimator):
     assert all(np.isfinite(w).all() for w in weights_of(model))
 
 
-_strategies = []
-
-
-def two_replicas():
-    """One strategy for all tests: collective operations of several in a process get mixed up."""
-    if not _strategies:
-        _strategies.append(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
-    return _strategies[0]
-
-
 def test_replicas_draw_noise_of_their_own():
-    strategy = two_replicas()
+    strategy = mirrored(2)
     with strategy.scope():
         layer = StochasticBinary(seed=0)
         layer.build((None, 64))
@@ -195,7 +186,7 @@ def test_what_an_estimator_learns_is_the_same_on_replicas(monkeypatch):
 
     monkeypatch.setattr(StochasticBinary, "noise", rows_apart)
     learned = []
-    for strategy in (tf.distribute.get_strategy(), two_replicas()):
+    for strategy in (tf.distribute.get_strategy(), mirrored(2)):
         with strategy.scope():
             kernel = [keras.initializers.GlorotUniform(seed) for seed in (0, 1)]
             dense = [keras.layers.Dense(4, kernel_initializer=kernel[0])]

@@ -13,7 +13,14 @@ import types
 import numpy as np
 import pytest
 import tensorflow as tf
-from small_runs import assert_same_run, configure, run, run_stopped_at, small_dataset
+from small_runs import (
+    assert_same_run,
+    configure,
+    mirrored,
+    run,
+    run_stopped_at,
+    small_dataset,
+)
 
 from arm_tf import estimators
 from arm_tf.errors import ConfigError, RunError
@@ -33,11 +40,7 @@ def devices(monkeypatch):
     """Lets --distribute=mirrored take the first so many of the tests' devices."""
 
     def take(count):
-        strategy = tf.distribute.MirroredStrategy(
-            [f"CPU:{i}" for i in range(count)],
-            tf.distribute.ReductionToOneDevice(),  # which can do without tracing
-        )
-        choices = {"mirrored": strategy, "none": tf.distribute.get_strategy()}
+        choices = {"mirrored": mirrored(count), "none": tf.distribute.get_strategy()}
         monkeypatch.setattr(replicas, "strategy", choices.get)
 
     return take
