@@ -1,10 +1,11 @@
 """What the documentation takes from the package and its results; a hook of MkDocs.
 
-Tables between `<!-- python -m arm_tf.report FOLDER -->` or `<!-- arm_tf.estimators.markdown() -->`
-and `<!-- end -->` are made anew by `python docs/generate.py`, in README.md and docs/; tests compare
-them. Built into the site alone are the figures of finished runs, at `<!-- curves of FOLDER -->`,
-the estimators one by one, the commands' flags, the pages of the API, a module each, and copies of
-files elsewhere in the repository that pages link to.
+Tables between `<!-- python -m arm_tf.report FOLDER -->`, with `, first table` after FOLDER if only
+that is wanted, or `<!-- arm_tf.estimators.markdown() -->` and `<!-- end -->` are made anew by
+`python docs/generate.py`, in README.md and docs/; tests compare them. Built into the site alone
+are the figures of finished runs, at `<!-- curves of FOLDER -->`, the estimators one by one, the
+commands' flags, the pages of the API, a module each, and copies of files elsewhere in the
+repository that pages link to.
 """
 
 import ast
@@ -17,8 +18,11 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "arm_tf"
-BLOCK = re.compile(r"<!-- (python -m arm_tf\.report (\S+)|arm_tf\.estimators\.markdown\(\)) -->\n"
-                   r"(.*?)\n<!-- end -->\n", re.DOTALL)  # fmt: skip
+BLOCK = re.compile(
+    r"<!-- (python -m arm_tf\.report ([^\s,]+)(, first table)?|arm_tf\.estimators\.markdown\(\))"
+    r" -->\n(.*?)\n<!-- end -->\n",
+    re.DOTALL,
+)
 FIGURES = re.compile(r"<!-- (curves|variance) of (\S+) -->\n")
 _OUTSIDE = re.compile(r"\]\(\.\./([^)#]+)\)")
 _ROOT_PAGES = {"contribute.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md"}
@@ -35,10 +39,10 @@ def refreshed(text):
     Raises:
       ValueError: results that cannot be read are passed over.
     """
-    return BLOCK.sub(lambda m: f"<!-- {m[1]} -->\n\n{_table(m[2])}\n<!-- end -->\n", text)
+    return BLOCK.sub(lambda m: f"<!-- {m[1]} -->\n\n{_table(m[2], m[3])}\n<!-- end -->\n", text)
 
 
-def _table(folder):
+def _table(folder, first):
     if folder is None:
         from arm_tf import estimators
 
@@ -48,6 +52,8 @@ def _table(folder):
     text, _, notes = report.summary(ROOT / folder)
     if notes or not text:
         raise ValueError(f"{folder}: {'; '.join(notes) or 'no results'}.")
+    if first:  # what it shows, and the table
+        return "\n\n".join(text.split("\n\n")[:2]) + "\n"
     return text
 
 

@@ -43,7 +43,7 @@ def test_tables_are_those_of_the_results(path):
 def test_every_table_of_results_is_made_from_a_folder_and_another_figure_is_seen():
     for page in generate.pages():
         name = page.relative_to(ROOT).as_posix()
-        folders = [folder for _, folder, _ in generate.BLOCK.findall(read(name)) if folder]
+        folders = [folder for _, folder, *_ in generate.BLOCK.findall(read(name)) if folder]
         assert folders == [f"runs/results/{folder}" for folder in SHOWN.get(name, [])]
         typed = generate.BLOCK.sub("", read(name))
         assert not re.search(r"^\|.* \d+\.\d+ .*\|$", typed, re.MULTILINE), name
