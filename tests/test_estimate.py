@@ -34,6 +34,8 @@ def test_pace_is_that_between_evaluations_without_start_and_pauses(config):
     assert estimate.pace(path) is None
     (path / "metrics.csv").write_text("step,epoch,seconds\n50,", encoding="utf-8")
     assert estimate.pace(path) is None
+    (path / "metrics.csv").write_text("step,epoch,seconds\n50,1,nan\n", encoding="utf-8")
+    assert estimate.pace(path) is None
 
 
 def test_a_run_goes_on_at_its_own_pace_or_the_mean_of_the_closest(config):

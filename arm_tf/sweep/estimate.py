@@ -100,14 +100,14 @@ class Paces:
 
 
 def pace(path: pathlib.Path) -> Pace | None:
-    """The `Pace` of the run in a folder, None before its first evaluation.
+    """The `Pace` of the run in a folder, None before its first evaluation or without its times.
 
     Seconds are the median over the intervals between evaluations, which pauses do not change.
     """
     rows: list[dict[str, float]] = []
     with contextlib.suppress(RunError):
         rows = run_folder.read_metrics(path)
-    if not rows:
+    if not rows or any(math.isnan(row["seconds"]) for row in rows):
         return None
     start = [] if len(rows) > 1 else [{"seconds": 0.0, "step": 0.0}]  # the first compiles, too
     seconds = statistics.median(
