@@ -1,17 +1,18 @@
 """Several runs at once: the queue, retries, stops, and processes that end with who started them."""
 
 import concurrent.futures
-import json
 import os
 import pathlib
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import psutil
 import pytest
 
+from arm_tf import files
 from arm_tf.training import scheduler
 from arm_tf.training.config import Config
 
@@ -26,31 +27,30 @@ def jobs(logdir, number):
 def finish(config):
     path = pathlib.Path(config.logdir, config.name)
     path.mkdir(parents=True)
-    (path / "result.json").write_text(json.dumps({"test_nll": 1.0}), encoding="utf-8")
+    files.write_json(path / "result.json", {"test_nll": 1.0})  # which the scheduler may be reading
 
 
 class Workers:
     """Workers without a process, which do in a thread what `train` does for a configuration."""
 
     def __init__(self, train):
-        self.train, self.begun, self.at_once, self.most = train, [], 0, 0
+        self.train, self.begun, self.futures, self.most = train, [], [], 0
         self.pool = concurrent.futures.ThreadPoolExecutor()
 
     def start(self, config):
         self.begun.append(config.seed)
-        self.at_once += 1
-        self.most = max(self.most, self.at_once)
-        return self.pool.submit(self._train, config)
-
-    def _train(self, config):
-        try:
-            return self.train(config, self.begun.count(config.seed))
-        finally:
-            self.at_once -= 1
+        self.most = max(self.most, 1 + sum(not future.done() for future in self.futures))
+        attempt = self.begun.count(config.seed)
+        self.futures.append(self.pool.submit(self.train, config, attempt))
+        return self.futures[-1]
 
 
 def test_runs_that_fail_are_tried_again_after_the_others(tmp_path, capsys):
+    two = threading.Barrier(2, timeout=60)
+
     def train(config, attempt):
+        if config.seed < 2 and attempt == 1:
+            two.wait()  # until both have begun
         if config.seed == 0 and attempt == 1:
             return "no luck"
         if config.seed == 1 and attempt == 1:
