@@ -28,14 +28,14 @@ class StochasticBinary(keras.layers.Layer):
       layers below under whatever loss the model is compiled with. Without one, the samples of an
       estimator that is a derivative of sampling (`concrete`, `darn`, `st` and their like, whose
       rows have a `relaxation`) have that derivative, and the net trains by plain backpropagation; a
-      sample of another has none, and asking for a gradient through it raises an error in place of
-      leaving the layers below untrained. `concrete` gives relaxed samples, numbers between 0
-      and 1, but where `training=False`.
+      sample of another, or with `training=False`, has none, and asking for a gradient through it
+      raises an error in place of leaving the layers below untrained. `concrete` gives relaxed
+      samples, numbers between 0 and 1, but where `training=False`.
     - `layer(logits, f=f)` estimates E[f(b)] as `arm_tf.expectation` does, float [...] for logits
       [..., V]. The gradient in the logits is the estimator's, by `tf.custom_gradient`, and f's own
       variables get the gradient of the average. What an estimator learns is trained with the
-      rest of the model; moving averages move where the gradient is taken, unless
-      `training=False`.
+      rest of the model where the loss has `layer.losses` in it, as Keras's own loss has; moving
+      averages move where the gradient is taken, unless `training=False`.
 
     Noise and thresholds have at least single precision under any dtype policy. Replicas of a
     `tf.distribute` strategy draw noise of their own. Where a logit is NaN its sample is.
@@ -111,13 +111,11 @@ class StochasticBinary(keras.layers.Layer):
     def sample(self, logits: tf.Tensor, u: tf.Tensor, training: bool | None) -> tf.Tensor:
         """Units [..., V] at noise u, in the dtype of the logits and with the row's gradient."""
         precise = tf.cast(logits, u.dtype)
-        if training is False:
-            return tf.cast(bernoulli.sample(precise, u), logits.dtype)
-        if self._has_sample:
-            b, new_parameters = self.gradient_estimator.sample(precise, u)
-            learn = lambda: self.gradient_estimator.update(new_parameters)
-            return tf.cast(_call_in_gradient(b, learn), logits.dtype)
-        return tf.cast(_sample_without_gradient(precise, u), logits.dtype)
+        if not self._has_sample or training is False:
+            return tf.cast(sample_without_gradient(precise, u, _refuse), logits.dtype)
+        b, new_parameters = self.gradient_estimator.sample(precise, u)
+        learn = lambda: self.gradient_estimator.update(new_parameters)
+        return tf.cast(_call_in_gradient(b, learn), logits.dtype)
 
     def _trackable_children(
         self, save_type: str = "checkpoint", **kwargs: typing.Any
@@ -164,15 +162,28 @@ def _call_in_gradient(b: tf.Tensor, learn: Callable[[], Sequence[tf.Operation]])
     return identity(b)
 
 
-@tf.custom_gradient
-def _sample_without_gradient(logits: tf.Tensor, u: tf.Tensor) -> tf.Tensor:
-    def gradient(upstream):
-        if save_context.in_save_context():  # SavedModel asks for the gradient to write it down
-            return tf.fill(tf.shape(logits), tf.constant(math.nan, logits.dtype)), None
-        raise ValueError(
-            "A binary sample has no gradient in its logits. To train the layers below, wrap the "
-            "model in arm_tf.StochasticModel, or call the StochasticBinary layer as "
-            "layer(logits, f=f) with the loss as a function f of the samples."
-        )
+def sample_without_gradient(
+    logits: tf.Tensor, u: tf.Tensor, check: Callable[[], object]
+) -> tf.Tensor:
+    """`bernoulli.sample`, and `check()` where a gradient flows back to it, which ends there."""
 
-    return bernoulli.sample(logits, u), gradient
+    @tf.custom_gradient
+    def sample(logits, u):
+        def gradient(upstream):
+            if save_context.in_save_context():  # SavedModel asks for it to write it down
+                return tf.fill(tf.shape(logits), tf.constant(math.nan, logits.dtype)), None
+            check()
+            return tf.zeros_like(logits), None
+
+        return bernoulli.sample(logits, u), gradient
+
+    return sample(logits, u)
+
+
+def _refuse() -> typing.NoReturn:
+    raise ValueError(
+        "A binary sample has no gradient in its logits. To train the layers below, wrap the "
+        "model in arm_tf.StochasticModel, or call the StochasticBinary layer as "
+        "layer(logits, f=f) with the loss as a function f of the samples; to leave them as they "
+        "are, sample from tf.stop_gradient(logits)."
+    )

@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from arm_tf import bernoulli, chain, estimators
 from arm_tf.expectation import GradientEstimator, at_any_precision, attach_gradient
-from arm_tf.layers import StochasticBinary
+from arm_tf.layers import StochasticBinary, sample_without_gradient
 
 
 @keras.saving.register_keras_serializable(package="arm_tf")
@@ -90,6 +90,7 @@ class StochasticModel(keras.Model):
         path = getattr(_leaf(y_pred), "arm_tf_path", None)
         if not training or path is None or not path.graph.after:
             return loss
+        path.has_loss = True
         terms = path.surrogates(_DatumLoss(self, y, y_pred, sample_weight))
         return loss + tf.add_n([tf.cast(term, loss.dtype) for term in terms])
 
@@ -300,10 +301,12 @@ class _Path:
 
     Attributes:
       outputs: of the model, structured as its own.
+      has_loss: whether their loss has been computed, which has the estimators' gradients.
     """
 
     def __init__(self, model: StochasticModel, inputs: typing.Any) -> None:
         self.graph = _Graph(model.model)
+        self.has_loss = False
         symbols, outputs = model.model.inputs, model.model.outputs
         if isinstance(model.model, keras.Function):
             symbols, outputs = model.model.input, model.model.output
@@ -312,7 +315,7 @@ class _Path:
         for step in self.graph.steps:
             if step.is_sampling:
                 (logits,) = (self.values[slot] for slot in step.reads.values())
-                written = [_sample(step.operation, logits)]
+                written = [self._sample(step.operation, logits)]
                 if step.operation.activity_regularizer:
                     loss = step.operation.activity_regularizer(written[0])
                     size = tf.cast(tf.shape(logits)[0], loss.dtype)
@@ -324,6 +327,24 @@ class _Path:
         outputs = keras.tree.pack_sequence_as(outputs, values)
         is_single = isinstance(outputs, (list, tuple)) and len(outputs) == 1
         self.outputs = outputs[0] if is_single else outputs
+
+    def _sample(self, layer: StochasticBinary, logits: tf.Tensor) -> tf.Tensor:
+        """One sample of a stochastic layer, that `surrogates` have the gradient of."""
+        cast = tf.cast(logits, layer.compute_dtype)
+        u = layer.noise(cast, 1)[0]
+        b = sample_without_gradient(tf.cast(cast, u.dtype), u, self._check)
+        b = tf.where(tf.math.is_nan(cast), cast, tf.cast(b, cast.dtype))
+        return _with_mask(b, logits)
+
+    def _check(self) -> None:
+        """Raises ValueError where a gradient is not that of the loss with the estimators' own."""
+        if not self.has_loss:
+            raise ValueError(
+                "The samples of a StochasticModel have a gradient only in the loss that its own "
+                "compute_loss makes of its own outputs. Compile and fit the StochasticModel "
+                "itself, with all other layers inside of it; in a loop of your own take "
+                "loss = model.compute_loss(x, y, model(x, training=True))."
+            )
 
     def surrogates(self, datum_loss: "_DatumLoss") -> list[tf.Tensor]:
         """Zeros to add to the loss, whose gradients are those of the estimators; a list."""
@@ -420,7 +441,7 @@ class _Path:
                 write(steps[j], [_with_mask(b_j, logits)])
             else:
                 write(steps[j], steps[j](value))
-                _refuse_other_losses(steps[j].operation)
+                _refuse_other_losses(steps[j])
         return value, penalties
 
 
@@ -517,13 +538,6 @@ def _values(loss: keras.losses.Loss, y_true: typing.Any, y_pred: typing.Any) -> 
     return loss.call(*keras.tree.map_structure(convert, (y_true, y_pred)))
 
 
-def _sample(layer: StochasticBinary, logits: tf.Tensor) -> tf.Tensor:
-    """One sample of a stochastic layer, with no gradient."""
-    cast = tf.cast(logits, layer.compute_dtype)
-    b = layer.sample(cast, layer.noise(cast, 1)[0], training=False)
-    return _with_mask(tf.where(tf.math.is_nan(cast), cast, b), logits)
-
-
 def _estimator(layer: StochasticBinary, logits: tf.Tensor) -> GradientEstimator:
     """The layer's estimator, once it is known to suit.
 
@@ -546,14 +560,16 @@ def _estimator(layer: StochasticBinary, logits: tf.Tensor) -> GradientEstimator:
     return estimator
 
 
-def _refuse_other_losses(operation: keras.Operation) -> None:
+def _refuse_other_losses(step: _Step) -> None:
     """Raises ValueError where a layer has added a loss that cannot be shared among the data."""
-    if not isinstance(operation, keras.layers.Layer) or operation.activity_regularizer:
+    layer = step.operation
+    if not isinstance(layer, keras.layers.Layer):
         return
-    regularized = [v for v in operation.trainable_variables if v.regularizer is not None]
-    if len(operation.losses) > len(regularized):
+    known = sum(variable.regularizer is not None for variable in layer.trainable_variables)
+    known += len(step.writes) if layer.activity_regularizer else 0
+    if len(layer.losses) > known:
         raise ValueError(
-            f"The layer {operation.name!r}, which depends on stochastic units, adds a loss of its "
+            f"The layer {layer.name!r}, which depends on stochastic units, adds a loss of its "
             "own, which has no value for each datum; make it a compiled loss of an output."
         )
 

@@ -398,6 +398,17 @@ def test_other_samples_refuse_to_be_differentiated(estimator):
         net.fit(X, np.zeros([11, 4]), verbose=0)
 
 
+@pytest.mark.parametrize("estimator", ["arm", "st", "concrete"])
+def test_samples_in_inference_refuse_to_be_differentiated(estimator):
+    layer, logits = StochasticBinary(estimator), tf.Variable(tf.zeros([2, 3]))
+    with tf.GradientTape(persistent=True) as tape:
+        b = layer(logits, training=False)
+        held = layer(tf.stop_gradient(logits), training=False)
+    with pytest.raises(ValueError, match="A binary sample has no gradient"):
+        tape.gradient(b, logits)
+    assert tape.gradient(held, logits) is None
+
+
 class Sampler(tf.Module):
     def __init__(self):
         super().__init__()

@@ -543,6 +543,11 @@ def fit_simple(model, loss="mse", y=None):
         (lambda: [keras.layers.Dense(2), Block(units=True)], "mse", "cannot be taken apart"),
         (lambda: [keras.layers.Dense(2), binary(), Block()], "mse", "adds a loss of its own"),
         (
+            lambda: [keras.layers.Dense(2), binary(), Block(activity_regularizer="l2")],
+            "mse",
+            "adds a loss of its own",
+        ),
+        (
             lambda: [keras.layers.Dense(2), StochasticBinary("vimco")],
             "mse",
             "'vimco' .* another objective",
@@ -587,6 +592,46 @@ def fit_simple(model, loss="mse", y=None):
 def test_what_cannot_be_done_is_said(inner, loss, message):
     with pytest.raises(ValueError, match=message):
         fit_simple(StochasticModel(keras.Sequential([keras.Input((3,)), *inner()])), loss)
+
+
+class Doubled(StochasticModel):
+    """A user's own model, whose outputs are others than the path's."""
+
+    def call(self, inputs, training=None):
+        return 2.0 * super().call(inputs, training=training)
+
+
+def nested():
+    x = keras.Input((3,))
+    return keras.Model(x, StochasticModel(simple())(x))
+
+
+@pytest.mark.parametrize("model", [nested, lambda: Doubled(simple())])
+def test_a_loss_without_the_estimators_gradients_is_refused(model):
+    """Where Keras would train what follows on samples, and leave the rest as it is."""
+    model = model()
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match="Compile and fit the StochasticModel itself"):
+        model.fit(INPUTS[simple], TARGETS[simple], verbose=0)
+    assert np.isfinite(model.evaluate(INPUTS[simple], TARGETS[simple], verbose=0))
+
+
+@pytest.mark.parametrize("estimator", ["arm", "st"])
+def test_a_loop_of_ones_own_takes_compute_loss(estimator):
+    inner = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4)])
+    inner.add(StochasticBinary(estimator))
+    inner.add(keras.layers.Dense(2))
+    model = StochasticModel(inner)
+    model.compile(loss="mse")
+    weights = [variable.value for variable in model.trainable_variables]
+    with tf.GradientTape(persistent=True) as tape:
+        y = model(INPUTS[simple], training=True)
+        by_hand = tf.reduce_mean((y - TARGETS[simple]) ** 2)
+    with pytest.raises(ValueError, match="model.compute_loss"):
+        tape.gradient(by_hand, weights)
+    with tape:
+        loss = model.compute_loss(y=TARGETS[simple], y_pred=y, training=True)
+    assert all(np.abs(grad).max() > 1e-4 for grad in tape.gradient(loss, weights))
 
 
 def test_steps_of_an_execution_are_one_program():
