@@ -79,8 +79,9 @@ def expectation(
     would only add variance. The estimators of the objective "multisample" expect an f with that
     term, log p(b) - log q(b), and add its direct gradient, which then matters.
 
-    An estimator that learns parameters uses their first values here; `StochasticBinary` and
-    `arm_tf.train` keep and train them.
+    An estimator that learns something, or keeps averages, has their first values in every call:
+    `nvil` and `reinforce_baseline` are `reinforce` here, `double_cv` and `rodeo` are `loo`, `relax`
+    is `rebar`, `st_annealed` is `st`. `StochasticBinary` and `arm_tf.train` keep and train them.
 
     A `tf.Module` that calls this is saved together with the gradient by
     `tf.saved_model.save(module, path, options=tf.saved_model.SaveOptions(
@@ -95,14 +96,15 @@ def expectation(
         gradient are.
       estimator: a name from `arm_tf.estimators.TABLE`.
       num_samples: int K, noise samples to average over; None for its own number.
-      u: uniform noise [rows, ..., V] to threshold, for exact tests; drawn when None. There is a
-        row for each of the num_samples, and as many again for an estimator with further noise.
+      u: uniform noise [rows, ..., V] to threshold, for exact tests; drawn when None. An
+        estimator takes `arm_tf.estimators.get(estimator).rows(K, V)` rows of it.
       seed: int or pair of ints that determines the noise; None draws afresh at each call.
       **options: settings of the estimator, such as temperature.
 
     Returns:
       Float [...], in the dtype of `logits` but at least float32; differentiable once in `logits`
-      and in whatever f uses.
+      and in whatever f uses (the estimate counts as a constant: a second derivative would leave
+      out its own, without an error).
 
     Raises:
       ValueError: an unknown estimator or option, too small a num_samples, too many units for the
@@ -110,9 +112,9 @@ def expectation(
         an f without the derivative that the estimator needs, or both `u` and `seed`.
     """
     logits = tf.convert_to_tensor(logits)
-    if not logits.dtype.is_floating or logits.shape.rank in (None, 0):
+    if not logits.dtype.is_floating or not logits.shape.rank or logits.shape[-1] is None:
         raise ValueError(
-            "logits must be floating point of shape [..., V], "
+            "logits must be floating point of shape [..., V] with V known, "
             f"received dtype {logits.dtype.name} and shape {logits.shape}."
         )
     units = logits.shape[-1]
@@ -187,6 +189,9 @@ def at_any_precision(
                 f"f must map samples {b.shape} to one value each, shape {b.shape[:-1]}; "
                 f"received values of shape {values.shape}."
             )
+        if not (values.shape.is_fully_defined() and b.shape.is_fully_defined()):
+            message = "f must map samples [S, ..., V] to one value each, shape [S, ...]."
+            tf.debugging.assert_equal(tf.shape(values), tf.shape(b)[:-1], message)
         if values.dtype not in (logits.dtype, b.dtype):
             raise ValueError(
                 f"f must return values of dtype {logits.dtype.name} for samples of that dtype, "

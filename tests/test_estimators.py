@@ -13,6 +13,7 @@ from matplotlib.mathtext import MathTextParser
 
 import arm_tf
 from arm_tf import bernoulli, estimators
+from arm_tf.estimators import score_function
 from arm_tf.training.config import Config
 
 RNG = np.random.default_rng(0)
@@ -90,6 +91,29 @@ def test_nvil_divides_its_gradient_by_the_signals_deviation():
     grads = row(f_b, tiled, tf.constant(points[np.newaxis]), parameters).grad_logits.numpy()
     expected = oracles.expectation_and_gradient(f, logits)[1]
     np.testing.assert_allclose(3.0 * weights @ grads, expected, rtol=0, atol=1e-12)
+
+
+def test_ugc_is_bitflip_for_units_closer_to_a_bound_than_half_of_one_in_all():
+    """1/(2V) is 1/8; odds of 7 to 1 are there, and those a little evener are not."""
+    logits = np.tile(np.log([1 / 7.01, 7.01, 1 / 6.99, 6.99]), [200, 1])
+    u = RNG.uniform(size=(2, 200, 4))
+    ugc, bitflip, disarm = (
+        gradient_at(name, quadratic(4), logits, u[:rows])[1]
+        for name, rows in (("ugc", 2), ("bitflip", 2), ("disarm", 1))
+    )
+    np.testing.assert_allclose(ugc[:, :2], bitflip[:, :2], atol=1e-12)
+    np.testing.assert_allclose(ugc[:, 2:], disarm[:, 2:], atol=1e-12)
+    assert np.abs(bitflip - disarm).max(axis=0).min() > 0.1
+
+
+def test_moving_averages_decay_by_a_hundredth():
+    """Plain means of what was seen at first; from the hundredth call on the past counts 0.99."""
+    seen = RNG.normal(size=300)
+    parameters, expected = {"mean": tf.constant(0.0, tf.float64), "calls": np.float64(0)}, 0.0
+    for calls, value in enumerate(seen):
+        parameters = score_function.updated_averages(parameters, mean=tf.constant(value))
+        expected = np.mean(seen[: calls + 1]) if calls < 100 else 0.99 * expected + 0.01 * value
+        assert parameters["mean"].numpy() == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("name", ["arm", "ar", "disarm"])
@@ -175,7 +199,8 @@ def test_evaluations_are_as_many_as_the_table_says(name):
 
 @pytest.mark.parametrize("name", ELBO)
 def test_extreme_logits_stay_finite(name):
-    logits = tf.constant([[40.0, -40.0, 0.0], [-40.0, 40.0, 40.0]])
+    extreme = 40.0 if name in ("nvil", "relax") else np.inf  # which have the logits in a network
+    logits = tf.constant([[40.0, -40.0, 0.0], [-extreme, extreme, 40.0]])
     row, num_samples = estimators.check(name, None)
     u = RNG.uniform(size=(row.rows(num_samples, 3), 2, 3)).astype("float32")
     for noise in (u, np.zeros_like(u)):

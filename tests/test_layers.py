@@ -123,6 +123,18 @@ def test_errors_name_what_was_received(change, message):
         arm_tf.expectation(arguments.pop("f"), arguments.pop("logits"), **arguments)
 
 
+def test_one_value_for_a_batch_of_unknown_size_is_refused():
+    f = lambda b: tf.reduce_mean(tf.reduce_sum(b, -1), axis=1, keepdims=True)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 3])])
+    def value(logits):
+        return arm_tf.expectation(f, logits)
+
+    assert value(tf.zeros([1, 3])).shape == 1
+    with pytest.raises(tf.errors.InvalidArgumentError, match="f must map samples"):
+        value(tf.zeros([4, 3]))
+
+
 def test_path_expectation_refuses_a_wrong_number_of_noise_rows():
     with pytest.raises(
         ValueError, match=r"u must have 4 rows of noise, received shape \(3, 5, 3\)"
@@ -134,6 +146,41 @@ def test_path_expectation_refuses_a_wrong_number_of_noise_rows():
             tf.zeros([3, 5, 3]),
             [GradientEstimator("arm", 3) for _ in range(2)],
         )
+
+
+SHARED = {  # later layers' noise, where not every evaluation has its own: as many, of K samples
+    "ram": lambda k, v: k,
+    "bitflip": lambda k, v: k,
+    "ugc": lambda k, v: 2 * k,
+}
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    sorted(
+        name
+        for name, row in estimators.TABLE.items()
+        if row.objective == "elbo" and not row.derivative and not row.through_layers
+    ),
+)
+def test_samples_are_continued_independently_unless_an_estimator_shares_the_noise(estimator):
+    """Later units of even odds, which say what noise they had, whatever the sample before."""
+    units, later = 3, []
+
+    def f(path, logits):
+        later.append(path[1].numpy())
+        return tf.reduce_sum(path[0], axis=-1) + tf.zeros(path[1].shape[:-1])
+
+    each = [GradientEstimator(estimator, 3), GradientEstimator(estimator, 3)]
+    maps = [tf.identity, lambda b: tf.zeros([*b.shape[:-1], 3])]
+    rows = chain.path_noise_rows(each)
+    u = tf.constant(RNG.uniform(size=(rows, 100, units)), tf.float32)
+    chain.path_expectation(f, maps, tf.zeros([100, units]), u, each)
+    (first, _), num_samples = later, each[0].num_samples
+    assert len(first) == each[0].evaluations
+    own = SHARED.get(estimator, lambda k, v: len(first))(num_samples, units)
+    assert len(np.unique(first, axis=0)) == own
+    np.testing.assert_array_equal(first, np.resize(first[:own], first.shape))
 
 
 @keras.saving.register_keras_serializable(package="arm_tf_tests")

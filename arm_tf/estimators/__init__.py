@@ -140,7 +140,8 @@ class Estimator:
       options: a tuple of `Option`.
       max_units: largest V, where cost grows with it; None for no limit.
       objective: "elbo" for E[f(b)], "multisample" for E[log mean_k exp f(b_k)].
-      ascends: what grad_logits estimates the gradient of where that is not the objective, in words.
+      ascends: what grad_logits estimates the gradient of where that is not the objective, in words;
+        without `biased`, the objective times a factor.
       joint: whether f at K paths through a network's layers serves all of them, where other
         estimators take samples at one layer after the other.
       through_layers: whether in a network it flips the units of later layers too, for as many
@@ -199,7 +200,11 @@ class Estimator:
     @property
     def bias(self) -> str:
         """Whether there is one, as tables say it."""
-        return "yes" if self.biased else "in several layers" if self.through_layers else "none"
+        if self.biased:
+            return "yes"
+        if self.ascends:
+            return "none up to a factor"
+        return "in several layers" if self.through_layers else "none"
 
     def initial_parameters(self, units: int) -> dict[str, typing.Any]:
         """The parameters to begin with, a dict of arrays; {} for an estimator without any."""
