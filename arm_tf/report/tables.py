@@ -132,7 +132,7 @@ def _other_papers_table(rows: Iterable[dict[str, typing.Any]]) -> str:
     return table(
         ["paper", "experiment", "estimator", "evaluations of f", "training −ELBO: published",
          "ours", "test −log p ≤, 100 samples: published", "ours", "K samples: ours", "steps",
-         "seeds"],
+         "which seeds"],
         [[r["paper"], experiment_title(r["experiment"]), r["estimator"], str(r["evaluations"]),
           r["published"]["train_neg_elbo"], r["ours"]["train_neg_elbo"],
           r["published"]["test_nll"], r["ours"]["test_nll"],
@@ -167,7 +167,7 @@ def markdown(runs: Sequence[Run]) -> str:
             "By learning rate, where there are several:\n\n"
             + table(
                 ["experiment", "estimator", "learning rate", "validation −log p ≤",
-                 "test −log p ≤", "seeds"],
+                 "test −log p ≤", "which seeds"],
                 [[experiment_title(r["experiment"]), r["estimator"], scientific(rate),
                   str(tried["valid"]), str(tried["test"]), ", ".join(map(str, tried["seeds"]))]
                  for r in several for rate, tried in r["rates"].items()],
