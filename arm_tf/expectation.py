@@ -111,6 +111,8 @@ def expectation(
         estimator, logits that are not floating point, noise or values of f of the wrong shape,
         an f without the derivative that the estimator needs, or both `u` and `seed`.
     """
+    if not callable(f):
+        raise ValueError(f"f must be a function of the samples, received {f!r}.")
     logits = tf.convert_to_tensor(logits)
     if not logits.dtype.is_floating or not logits.shape.rank or logits.shape[-1] is None:
         raise ValueError(
@@ -183,7 +185,10 @@ def at_any_precision(
     """
 
     def checked(b, **sample):
-        values = tf.convert_to_tensor(f(tf.cast(b, logits.dtype), **sample))
+        values = f(tf.cast(b, logits.dtype), **sample)
+        if values is None:
+            raise ValueError(f"f must map samples {b.shape} to one value each, received None.")
+        values = tf.convert_to_tensor(values)
         if not values.shape.is_compatible_with(b.shape[:-1]):
             raise ValueError(
                 f"f must map samples {b.shape} to one value each, shape {b.shape[:-1]}; "

@@ -61,7 +61,12 @@ class StochasticBinary(keras.layers.Layer):
         **kwargs: typing.Any,
     ) -> None:
         options = {name: kwargs.pop(name) for name in estimators.OPTIONS if name in kwargs}
-        super().__init__(**kwargs)
+        try:
+            super().__init__(**kwargs)
+        except ValueError as error:
+            raise ValueError(
+                f"{error} The settings of estimators are {', '.join(estimators.OPTIONS)}."
+            ) from None
         row, self.num_samples = estimators.check(estimator, num_samples, options=options)
         self.estimator = row.name
         self.options = options
@@ -71,6 +76,11 @@ class StochasticBinary(keras.layers.Layer):
         self._has_sample = row.relaxation is not None
 
     def build(self, logits_shape: tuple) -> None:
+        if not logits_shape or logits_shape[-1] is None:
+            raise ValueError(
+                f"The logits of {self.name!r} must have shape [..., V] with V known, received "
+                f"{logits_shape}."
+            )
         self.gradient_estimator = GradientEstimator(
             self.estimator,
             logits_shape[-1],
@@ -85,6 +95,7 @@ class StochasticBinary(keras.layers.Layer):
         f: Callable[[tf.Tensor], tf.Tensor] | None = None,
         training: bool | None = None,
     ) -> tf.Tensor:
+        self.check_dtype(logits)
         estimator = self.gradient_estimator
         if f is None:
             u = self.noise(logits, 1)[0]
@@ -98,6 +109,14 @@ class StochasticBinary(keras.layers.Layer):
             self.add_loss(estimator.learning(estimate))
         learn = lambda: () if training is False else estimator.update(estimate.new_parameters)
         return attach_gradient(estimate.value, logits, estimate.grad_logits, learn)
+
+    def check_dtype(self, logits: tf.Tensor | keras.KerasTensor) -> None:
+        """Raises ValueError unless the logits are floating point, as Keras leaves integers."""
+        if not tf.as_dtype(logits.dtype).is_floating:
+            raise ValueError(
+                f"The logits of {self.name!r} must be floating point, received dtype "
+                f"{tf.as_dtype(logits.dtype).name} and shape {tuple(logits.shape)}."
+            )
 
     def noise(self, logits: tf.Tensor, rows: int) -> tf.Tensor:
         """Uniform noise [rows, ..., V] for logits [..., V], at least in single precision."""
@@ -130,6 +149,7 @@ class StochasticBinary(keras.layers.Layer):
         f: Callable[[tf.Tensor], tf.Tensor] | None = None,
         training: bool | None = None,
     ) -> keras.KerasTensor:
+        self.check_dtype(logits)
         if f is None:
             return keras.KerasTensor(logits.shape, self.compute_dtype)
         dtype = precise_dtype(self.compute_dtype).name

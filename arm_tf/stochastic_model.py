@@ -8,6 +8,7 @@ import dataclasses
 import inspect
 import itertools
 import math
+import numbers
 import typing
 from collections.abc import Callable, Iterator
 
@@ -60,7 +61,9 @@ class StochasticModel(keras.Model):
         super().__init__(autocast=False, **kwargs)  # the model inside casts its inputs itself
         if not isinstance(model, (keras.Sequential, keras.Function)):
             raise ValueError(
-                f"model must be a keras.Sequential or a functional keras.Model, received {model!r}."
+                "model must be a keras.Sequential or a functional keras.Model, received "
+                f"{model!r}; in a model written as a class call a StochasticBinary layer as "
+                "layer(logits, f=f)."
             )
         self.model = model
         self._num_samples = 1
@@ -126,7 +129,8 @@ class StochasticModel(keras.Model):
         Raises:
           ValueError: num_samples is not an integer of at least 1.
         """
-        if type(num_samples) is not int or num_samples < 1:
+        is_integer = isinstance(num_samples, numbers.Integral) and not isinstance(num_samples, bool)
+        if not is_integer or num_samples < 1:
             raise ValueError(
                 f"num_samples must be an integer of at least 1, received {num_samples!r}."
             )
@@ -330,6 +334,7 @@ class _Path:
 
     def _sample(self, layer: StochasticBinary, logits: tf.Tensor) -> tf.Tensor:
         """One sample of a stochastic layer, that `surrogates` have the gradient of."""
+        layer.check_dtype(logits)
         cast = tf.cast(logits, layer.compute_dtype)
         u = layer.noise(cast, 1)[0]
         b = sample_without_gradient(tf.cast(cast, u.dtype), u, self._check)
@@ -479,7 +484,7 @@ class _DatumLoss:
             if not values.shape.rank:
                 raise ValueError(
                     f"The loss {loss.name!r} has one value for the batch; a StochasticModel needs "
-                    "a value for each datum, shape [batch, ...]."
+                    "a value for each datum, shape [batch, ...]: leave out the mean over the batch."
                 )
             weights = self._weights(path) if loss.reduction == "mean_with_sample_weight" else None
             ones = tf.ones_like(values)
@@ -548,7 +553,7 @@ def _estimator(layer: StochasticBinary, logits: tf.Tensor) -> GradientEstimator:
     if estimator.row.objective != "elbo":
         raise ValueError(
             f"{layer.estimator!r} of the layer {layer.name!r} estimates the gradient of another "
-            "objective than an expected loss; see arm_tf.estimators."
+            "objective than an expected loss; take one of an expected loss, such as 'arm'."
         )
     estimators.check(layer.estimator, layer.num_samples, units)
     shapes = {name: np.shape(v) for name, v in estimator.row.initial_parameters(units).items()}

@@ -468,7 +468,19 @@ def test_a_saved_model_loads_by_name(first, second, tmp_path):
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: StochasticBinary("arm", temperature=0.3), "Unknown option temperature for 'arm'"),
+        (
+            lambda: StochasticBinary("arm", temperature=0.3),
+            "Unknown option 'temperature' for 'arm'; it takes num_samples.",
+        ),
+        (
+            lambda: StochasticBinary("disram"),
+            r"Unknown estimator 'disram' \(did you mean 'disarm'\?\)",
+        ),
+        (lambda: StochasticBinary(tempreature=0.5), "tempreature.* The settings of .* temperature"),
+        (lambda: StochasticBinary()(tf.constant([[1, 2]])), r"received dtype int32 .*\(1, 2\)"),
+        (lambda: StochasticBinary()(keras.Input((2,), dtype="int32")), "received dtype int32"),
+        (lambda: StochasticBinary()(tf.constant(1.0)), r"V known, received \(\)"),
+        (lambda: StochasticBinary()(keras.Input((None,))), r"received \(None, None\)"),
         (lambda: StochasticBinary("concrete", temperature=0.0), "temperature must be at least"),
         (lambda: StochasticBinary("ovis", gamma="1"), "gamma must be at least 0, received '1'"),
         (lambda: StochasticBinary("arm", colour="red"), "colour"),

@@ -139,6 +139,7 @@ def term_gradients(model, noise, term, x, y, sample_weight=None):
         if term == "path":
             total = model.compute_loss(x, y, y_pred, sample_weight, training=False)
         path = y_pred.arm_tf_path
+        path.has_loss = True  # in addends, here
         datum_loss = stochastic_model._DatumLoss(model, y, y_pred, sample_weight)
         for site in path.graph.after:
             surrogates = list(path._surrogates(site, datum_loss))
@@ -725,9 +726,10 @@ def test_expectations_inside_are_left_as_they_are():
 
 def test_number_of_samples_is_checked():
     model = StochasticModel(simple())
-    for wrong in (0, -1, 2.5):
+    for wrong in (0, -1, 2.5, True):
         with pytest.raises(ValueError, match=f"at least 1, received {wrong}"):
             model.predict(INPUTS[simple], num_samples=wrong)
+    assert model.predict(INPUTS[simple], num_samples=np.int64(2), verbose=0).shape == (BATCH, 2)
 
 
 def test_a_model_whose_only_loss_comes_before_its_samples():

@@ -27,13 +27,14 @@ follow from the row. The table needs no TensorFlow, so that programs can check a
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import importlib
 import math
 import numbers
 import pkgutil
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 if typing.TYPE_CHECKING:
     import tensorflow as tf
@@ -275,8 +276,17 @@ def get(name: str) -> Estimator:
     """
     row = TABLE.get(ALIASES.get(name, name))
     if row is None:
-        raise ValueError(f"Unknown estimator {name!r}; known are {', '.join(sorted(TABLE))}.")
+        raise ValueError(
+            f"Unknown estimator {name!r}{_similar(name, [*TABLE, *ALIASES])}; "
+            f"known are {', '.join(sorted(TABLE))}."
+        )
     return row
+
+
+def _similar(name: object, known: Iterable[str]) -> str:
+    """A guess at what was meant, to put after an unknown name, or nothing."""
+    found = difflib.get_close_matches(str(name).lower(), known, n=1)
+    return f" (did you mean {found[0]!r}?)" if found else ""
 
 
 def check(
@@ -316,8 +326,10 @@ def check(
     for option in sorted(options):
         own = {own.name: own for own in row.options}
         if option not in own:
+            takes = ["num_samples", *own]
             raise ValueError(
-                f"Unknown option {option} for {name!r}; it takes {', '.join(own) or 'none'}."
+                f"Unknown option {option!r} for {name!r}{_similar(option, takes)}; "
+                f"it takes {', '.join(takes)}."
             )
         own[option].check(options[option])
     return row, int(num_samples)
