@@ -225,14 +225,11 @@ def with_flag_files(arguments: Sequence[str], within: Sequence[str] = ()) -> lis
 
 def _parse_flags(argv: list[str]) -> list[str]:
     try:
-        argv = [argv[0], *with_flag_files(argv[1:])]
-        return app.parse_flags_with_usage(argv) if _asks_for_help(argv) else flags.FLAGS(argv)
+        return flags.FLAGS([argv[0], *with_flag_files(argv[1:])])
     except flags.Error as error:
         _exit(2, f"{str(error).removeprefix('ERROR:: ')} (--help lists the flags)")
-
-
-def _asks_for_help(argv: Sequence[str]) -> bool:
-    return any(argument.lstrip("-").startswith("help") for argument in argv[1:])
+    except SystemExit:  # after the help that was asked for, which absl ends as an error
+        sys.exit(0)
 
 
 def _exit(status: int, message: object) -> typing.NoReturn:

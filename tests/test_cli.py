@@ -47,7 +47,9 @@ def assert_one_line(process, message, status=(1, 2)):
 @pytest.mark.parametrize("module", ["train", "evaluate", "train_conditional"])
 def test_help_lists_the_flags(module):
     process = call(module, "--help")
+    assert process.returncode == 0 and not process.stderr
     assert "--data_dir" in process.stdout and "Folder" in process.stdout
+    assert_one_line(call(module, "--help_me"), "Unknown command line flag 'help_me'")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs the pipes of a Unix shell")
@@ -161,7 +163,7 @@ def test_train_then_refuse_then_evaluate(tmp_path):
     assert again.returncode == 0 and "is finished" in again.stdout
 
     other = call("train", *arguments, "--units=9", "--seed=4")
-    assert_one_line(other, "started with other values of --units, --seed")
+    assert_one_line(other, "--units=8, --seed=0; received --units=9, --seed=4.")
 
     evaluated = call("evaluate", f"--run={tmp_path / 'run'}", "--samples=30")
     bound = first.stdout.split("Test bound on -log p(x): ")[1].split(" nats")[0]
@@ -180,7 +182,10 @@ def test_conditional_network_is_trained_resumed_and_evaluated(tmp_path):
     assert "--model=conditional" in flags and "--layers=2" in flags
     again = call("train_conditional", *arguments)
     assert "is finished" in again.stdout
-    assert_one_line(call("train", *arguments), "other values of --model, --layers")
+    assert_one_line(
+        call("train", *arguments),
+        "started with --model=conditional, --layers=2; received --model=vae",
+    )
     evaluated = call("evaluate", f"--run={tmp_path / 'run'}", "--samples=30")
     bound = first.stdout.split("Test bound on -log p(x_l|x_u): ")[1].split(" nats")[0]
     assert f"test bound on -log p(x_l|x_u): {bound}" in evaluated.stdout, evaluated.stderr
@@ -265,7 +270,7 @@ def test_folder_that_holds_another_run_is_let_go_of(tmp_path):
     (tmp_path / "run").mkdir()
     record = {"config": dataclasses.asdict(config), "data": {}, "versions": {}}
     (tmp_path / "run" / "config.json").write_text(json.dumps(record), encoding="utf-8")
-    with pytest.raises(RunError, match="other values of --units") as caught:
+    with pytest.raises(RunError, match="with --units=200; received --units=9") as caught:
         run_folder.RunFolder(dataclasses.replace(config, units=9))
     run_folder.RunFolder(config).close()
     del caught

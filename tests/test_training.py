@@ -290,6 +290,8 @@ def weights_in(reader):
 def test_batch_larger_than_the_data_is_refused(dataset, tmp_path):
     with pytest.raises(RunError, match="--batch_size=500 is more than the 230 training"):
         run(configure(tmp_path, batch_size=500), dataset)
+    assert not (tmp_path / "run").exists()
+    assert run(configure(tmp_path, max_steps=1), dataset).result
 
 
 def test_dynamic_images_are_drawn_anew_each_epoch(dataset, tmp_path):

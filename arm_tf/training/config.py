@@ -146,7 +146,7 @@ class Config:
 
     estimator: str = _setting(
         "arm",
-        "Gradient estimator; help lists them with a line each.",
+        "Gradient estimator; --estimator=help lists them with a line each.",
         tuple(sorted(estimators.TABLE)),
     )
     num_samples: int = _setting(

@@ -17,7 +17,7 @@ import filelock
 from arm_tf import files
 from arm_tf.data import Dataset
 from arm_tf.errors import RunError
-from arm_tf.training.config import Config
+from arm_tf.training.config import Config, flag_file
 
 _LIBRARIES = ("tensorflow", "keras", "tensorflow-probability", "numpy")
 
@@ -54,12 +54,17 @@ class RunFolder:
             raise
 
     def _compare(self, config: Config) -> None:
-        differing = config.differences(read_config(self.path))
+        begun = read_config(self.path)
+        differing = config.differences(begun)
         if differing:
+            flag = lambda name, value: flag_file({name: value}).strip() or f"no --{name}"
+            started, received = (
+                ", ".join(flag(name, settings[name]) for name in differing)
+                for settings in (begun.settings(), config.settings())
+            )
             raise RunError(
-                f"The run in {self.path} was started with other values of "
-                f"{', '.join('--' + name for name in differing)}; "
-                "repeat those, or choose another --name."
+                f"The run in {self.path} was started with {started}; received {received}. "
+                "Repeat what it was started with, or choose another --name."
             )
 
     def close(self) -> None:
@@ -67,12 +72,13 @@ class RunFolder:
         self._lock.release()
 
     def discard_if_new(self) -> None:
-        """Removes the folder again if this process made it and left nothing in it."""
+        """Removes the folder again if this process made it and wrote no more than settings."""
         if os.name == "nt":  # which does not remove an open file
             self.close()
         if self._is_new:
             with contextlib.suppress(OSError):  # another process has come to the folder
-                (self.path / ".lock").unlink(missing_ok=True)
+                for name in ("config.json", "flags.txt", ".lock"):
+                    (self.path / name).unlink(missing_ok=True)
                 self.path.rmdir()
         self.close()
 

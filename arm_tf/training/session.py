@@ -37,7 +37,12 @@ def train(
         little memory.
     """
     with Stop() as stop, Stopwatch() as watch, _in_memory(), steps.precision(config):
-        run = Run(config, dataset, folder, cluster, watch.seconds)
+        try:
+            run = Run(config, dataset, folder, cluster, watch.seconds)
+        except RunError:
+            if folder:
+                folder.discard_if_new()
+            raise
         resumed = f" from step {run.step:,}" if run.step else ""
         replicas = run.strategy.num_replicas_in_sync
         shared = f" on {replicas} replicas" if replicas > 1 else ""

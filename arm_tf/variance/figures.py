@@ -114,6 +114,9 @@ def variances_along(rows: Sequence[dict[str, typing.Any]], title: str) -> Figure
                     ends.append((last, values[last], f"{name} ({own[0]['evaluations']})", color))
                 axes.set_yscale("log")
                 _plain_ticks(axes.yaxis)
+                if not ends:
+                    axes.set_yticks([])
+                    axes.text(0.5, 0.5, "none seen", transform=axes.transAxes, ha="center")
                 axes.set_xticks(range(len(steps)), [f"{step:,}" for step in steps])
                 axes.set_xlim(-0.1, 1.45 * max(len(steps) - 1, 1))
                 axes.set(xlabel="steps of training", ylabel=f"{what} of the gradient in the logits")
