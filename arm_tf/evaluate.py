@@ -1,4 +1,4 @@
-"""Bounds of a trained model: `python -m arm_tf.evaluate --run=runs/NAME --split=test`."""
+"""Bounds of a trained model: `python -m arm_tf.evaluate runs/NAME --split=test`."""
 
 import dataclasses
 import pathlib
@@ -43,4 +43,4 @@ if __name__ == "__main__":
     flags.DEFINE_string("split", "test", "Images to evaluate on: train, valid or test.")
     flags.DEFINE_integer("samples", 1000, "Samples of the bound for each image.")
     flags.DEFINE_string("data_dir", None, "Folder with the data files; unset: the run's own.")
-    cli.run(main)
+    cli.run(main, argument="run")

@@ -64,6 +64,8 @@ class StochasticBinary(keras.layers.Layer):
         try:
             super().__init__(**kwargs)
         except ValueError as error:
+            if "Unrecognized keyword" not in str(error):
+                raise
             raise ValueError(
                 f"{error} The settings of estimators are {', '.join(estimators.OPTIONS)}."
             ) from None

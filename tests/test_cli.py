@@ -165,7 +165,7 @@ def test_train_then_refuse_then_evaluate(tmp_path):
     other = call("train", *arguments, "--units=9", "--seed=4")
     assert_one_line(other, "--units=8, --seed=0; received --units=9, --seed=4.")
 
-    evaluated = call("evaluate", f"--run={tmp_path / 'run'}", "--samples=30")
+    evaluated = call("evaluate", str(tmp_path / "run"), "--samples=30")
     bound = first.stdout.split("Test bound on -log p(x): ")[1].split(" nats")[0]
     assert evaluated.returncode == 0 and bound in evaluated.stdout, evaluated.stderr
 

@@ -284,9 +284,9 @@ def get(name: str) -> Estimator:
 
 
 def _similar(name: object, known: Iterable[str]) -> str:
-    """A guess at what was meant, to put after an unknown name, or nothing."""
-    found = difflib.get_close_matches(str(name).lower(), known, n=1)
-    return f" (did you mean {found[0]!r}?)" if found else ""
+    """Guesses at what was meant, to put after an unknown name, or nothing."""
+    found = difflib.get_close_matches(str(name).lower(), known, n=3)
+    return f" (did you mean {', '.join(map(repr, found))}?)" if found else ""
 
 
 def check(

@@ -1,4 +1,4 @@
-"""Compares estimators' gradients at a frozen model: `python -m arm_tf.variance --run=runs/NAME`.
+"""Compares estimators' gradients at a frozen model: `python -m arm_tf.variance runs/NAME`.
 
 Bias and variance of each one's gradient in the logits and in the encoder's weights, over the noise
 alone, and the time that it takes. ELBO estimators have as many samples as --evaluations of f pay
@@ -163,4 +163,4 @@ if __name__ == "__main__":
     )
     flags.DEFINE_integer("rounds", 5, "Rounds of timing, of ten estimates each.")
     flags.DEFINE_string("out", None, "Folder for the files; unset: that of the run.")
-    cli.run(main)
+    cli.run(main, argument="run")
