@@ -133,7 +133,7 @@ class StochasticBinary(keras.layers.Layer):
         """Units [..., V] at noise u, in the dtype of the logits and with the row's gradient."""
         precise = tf.cast(logits, u.dtype)
         if not self._has_sample or training is False:
-            return tf.cast(sample_without_gradient(precise, u, _refuse), logits.dtype)
+            return tf.cast(_sample_without_gradient(precise, u), logits.dtype)
         b, new_parameters = self.gradient_estimator.sample(precise, u)
         learn = lambda: self.gradient_estimator.update(new_parameters)
         return tf.cast(_call_in_gradient(b, learn), logits.dtype)
@@ -184,28 +184,22 @@ def _call_in_gradient(b: tf.Tensor, learn: Callable[[], Sequence[tf.Operation]])
     return identity(b)
 
 
-def sample_without_gradient(
-    logits: tf.Tensor, u: tf.Tensor, check: Callable[[], object]
-) -> tf.Tensor:
-    """`bernoulli.sample`, and `check()` where a gradient flows back to it, which ends there."""
+@tf.custom_gradient
+def _sample_without_gradient(logits: tf.Tensor, u: tf.Tensor) -> tf.Tensor:
+    def gradient(upstream):
+        return no_gradient(
+            logits,
+            "A binary sample has no gradient in its logits. To train the layers below, wrap the "
+            "model in arm_tf.StochasticModel, or call the StochasticBinary layer as "
+            "layer(logits, f=f) with the loss as a function f of the samples; to leave them as "
+            "they are, sample from tf.stop_gradient(logits).",
+        ), None
 
-    @tf.custom_gradient
-    def sample(logits, u):
-        def gradient(upstream):
-            if save_context.in_save_context():  # SavedModel asks for it to write it down
-                return tf.fill(tf.shape(logits), tf.constant(math.nan, logits.dtype)), None
-            check()
-            return tf.zeros_like(logits), None
-
-        return bernoulli.sample(logits, u), gradient
-
-    return sample(logits, u)
+    return bernoulli.sample(logits, u), gradient
 
 
-def _refuse() -> typing.NoReturn:
-    raise ValueError(
-        "A binary sample has no gradient in its logits. To train the layers below, wrap the "
-        "model in arm_tf.StochasticModel, or call the StochasticBinary layer as "
-        "layer(logits, f=f) with the loss as a function f of the samples; to leave them as they "
-        "are, sample from tf.stop_gradient(logits)."
-    )
+def no_gradient(x: tf.Tensor, reason: str) -> tf.Tensor:
+    """Raises ValueError in place of a gradient in x; NaN where SavedModel writes it down."""
+    if save_context.in_save_context():
+        return tf.fill(tf.shape(x), tf.constant(math.nan, x.dtype))
+    raise ValueError(reason)

@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from arm_tf import bernoulli, chain, estimators
 from arm_tf.expectation import GradientEstimator, at_any_precision, attach_gradient
-from arm_tf.layers import StochasticBinary, sample_without_gradient
+from arm_tf.layers import StochasticBinary, no_gradient
 
 
 @keras.saving.register_keras_serializable(package="arm_tf")
@@ -78,8 +78,11 @@ class StochasticModel(keras.Model):
         if not training:
             return self.model(inputs, training=training)
         path = _Path(self, inputs)
-        _leaf(path.outputs).arm_tf_path = path  # for compute_loss, as Keras attaches masks
-        return path.outputs
+        if not path.graph.after:
+            return path.outputs
+        outputs = keras.tree.map_structure(_for_compute_loss, path.outputs)
+        _leaf(outputs).arm_tf_path = path  # as Keras attaches masks
+        return outputs
 
     def compute_loss(
         self,
@@ -89,11 +92,11 @@ class StochasticModel(keras.Model):
         sample_weight: typing.Any = None,
         training: bool = True,
     ) -> tf.Tensor:
-        loss = super().compute_loss(x, y, y_pred, sample_weight, training)
         path = getattr(_leaf(y_pred), "arm_tf_path", None)
-        if not training or path is None or not path.graph.after:
-            return loss
-        path.has_loss = True
+        if not training or path is None:
+            return super().compute_loss(x, y, y_pred, sample_weight, training)
+        y_pred = keras.tree.map_structure(_with_mask, path.outputs, y_pred)
+        loss = super().compute_loss(x, y, y_pred, sample_weight, training)
         terms = path.surrogates(_DatumLoss(self, y, y_pred, sample_weight))
         return loss + tf.add_n([tf.cast(term, loss.dtype) for term in terms])
 
@@ -305,12 +308,10 @@ class _Path:
 
     Attributes:
       outputs: of the model, structured as its own.
-      has_loss: whether their loss has been computed, which has the estimators' gradients.
     """
 
     def __init__(self, model: StochasticModel, inputs: typing.Any) -> None:
         self.graph = _Graph(model.model)
-        self.has_loss = False
         symbols, outputs = model.model.inputs, model.model.outputs
         if isinstance(model.model, keras.Function):
             symbols, outputs = model.model.input, model.model.output
@@ -319,7 +320,7 @@ class _Path:
         for step in self.graph.steps:
             if step.is_sampling:
                 (logits,) = (self.values[slot] for slot in step.reads.values())
-                written = [self._sample(step.operation, logits)]
+                written = [_sample(step.operation, logits)]
                 if step.operation.activity_regularizer:
                     loss = step.operation.activity_regularizer(written[0])
                     size = tf.cast(tf.shape(logits)[0], loss.dtype)
@@ -331,25 +332,6 @@ class _Path:
         outputs = keras.tree.pack_sequence_as(outputs, values)
         is_single = isinstance(outputs, (list, tuple)) and len(outputs) == 1
         self.outputs = outputs[0] if is_single else outputs
-
-    def _sample(self, layer: StochasticBinary, logits: tf.Tensor) -> tf.Tensor:
-        """One sample of a stochastic layer, that `surrogates` have the gradient of."""
-        layer.check_dtype(logits)
-        cast = tf.cast(logits, layer.compute_dtype)
-        u = layer.noise(cast, 1)[0]
-        b = sample_without_gradient(tf.cast(cast, u.dtype), u, self._check)
-        b = tf.where(tf.math.is_nan(cast), cast, tf.cast(b, cast.dtype))
-        return _with_mask(b, logits)
-
-    def _check(self) -> None:
-        """Raises ValueError where a gradient is not that of the loss with the estimators' own."""
-        if not self.has_loss:
-            raise ValueError(
-                "The samples of a StochasticModel have a gradient only in the loss that its own "
-                "compute_loss makes of its own outputs. Compile and fit the StochasticModel "
-                "itself, with all other layers inside of it; in a loop of your own take "
-                "loss = model.compute_loss(x, y, model(x, training=True))."
-            )
 
     def surrogates(self, datum_loss: "_DatumLoss") -> list[tf.Tensor]:
         """Zeros to add to the loss, whose gradients are those of the estimators; a list."""
@@ -541,6 +523,31 @@ class _Fixed(keras.losses.Loss):
 def _values(loss: keras.losses.Loss, y_true: typing.Any, y_pred: typing.Any) -> tf.Tensor:
     convert = lambda x: tf.cast(x, loss.dtype)
     return loss.call(*keras.tree.map_structure(convert, (y_true, y_pred)))
+
+
+def _sample(layer: StochasticBinary, logits: tf.Tensor) -> tf.Tensor:
+    """One sample of a stochastic layer, whose gradient in the logits is zero."""
+    layer.check_dtype(logits)
+    cast = tf.cast(logits, layer.compute_dtype)
+    u = layer.noise(cast, 1)[0]
+    b = tf.cast(bernoulli.sample(tf.cast(cast, u.dtype), u), cast.dtype)
+    return _with_mask(tf.where(tf.math.is_nan(cast), cast, b), logits)
+
+
+@tf.custom_gradient
+def _refuse_gradient(output: tf.Tensor) -> tf.Tensor:
+    reason = (
+        "The outputs of a StochasticModel have gradients only in the loss that its own "
+        "compute_loss makes of them. Compile and fit the StochasticModel itself, with all other "
+        "layers inside of it and all losses compiled; in a loop of your own take "
+        "loss = model.compute_loss(x, y, model(x, training=True))."
+    )
+    return tf.identity(output), lambda upstream: no_gradient(output, reason)
+
+
+def _for_compute_loss(output: tf.Tensor) -> tf.Tensor:
+    """An output whose gradient is refused to others, since it would lack those of estimators."""
+    return _with_mask(_refuse_gradient(output), output)
 
 
 def _estimator(layer: StochasticBinary, logits: tf.Tensor) -> GradientEstimator:

@@ -136,10 +136,9 @@ def term_gradients(model, noise, term, x, y, sample_weight=None):
     weights = by_layer(model.model)
     with tf.GradientTape() as tape:
         y_pred = model(x, training=True)
-        if term == "path":
-            total = model.compute_loss(x, y, y_pred, sample_weight, training=False)
         path = y_pred.arm_tf_path
-        path.has_loss = True  # in addends, here
+        if term == "path":
+            total = model.compute_loss(x, y, path.outputs, sample_weight, training=False)
         datum_loss = stochastic_model._DatumLoss(model, y, y_pred, sample_weight)
         for site in path.graph.after:
             surrogates = list(path._surrogates(site, datum_loss))
@@ -607,7 +606,12 @@ def nested():
     return keras.Model(x, StochasticModel(simple())(x))
 
 
-@pytest.mark.parametrize("model", [nested, lambda: Doubled(simple())])
+def encoder_inside():
+    inner = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4), binary()])
+    return keras.Sequential([keras.Input((3,)), StochasticModel(inner), keras.layers.Dense(2)])
+
+
+@pytest.mark.parametrize("model", [nested, encoder_inside, lambda: Doubled(simple())])
 def test_a_loss_without_the_estimators_gradients_is_refused(model):
     """Where Keras would train what follows on samples, and leave the rest as it is."""
     model = model()
@@ -632,7 +636,10 @@ def test_a_loop_of_ones_own_takes_compute_loss(estimator):
         tape.gradient(by_hand, weights)
     with tape:
         loss = model.compute_loss(y=TARGETS[simple], y_pred=y, training=True)
+        more = loss + tf.reduce_mean(y)
     assert all(np.abs(grad).max() > 1e-4 for grad in tape.gradient(loss, weights))
+    with pytest.raises(ValueError, match="all losses compiled"):
+        tape.gradient(more, weights)
 
 
 def test_steps_of_an_execution_are_one_program():
