@@ -36,7 +36,8 @@ class StochasticModel(keras.Model):
     estimator's samples, independently, through what comes after layer t, with its other inputs,
     parallel stochastic layers included, as they are on the path. What does not depend on layer t is
     not evaluated again, and all samples of a layer are one batch. So the gradient of every weight
-    is an unbiased estimate of that of E[loss] if the estimators are unbiased.
+    is an unbiased estimate of that of E[loss] if the estimators are unbiased. It is that of
+    `compute_loss`; any other gradient through the outputs of a training pass raises a ValueError.
 
     What a datum adds to the loss is made of the compiled losses, with their weights, masks and
     sample weights, and of activity regularisers. A layer after a stochastic one that mixes the data
