@@ -8,7 +8,6 @@ import dataclasses
 import inspect
 import itertools
 import math
-import numbers
 import typing
 from collections.abc import Callable, Iterator
 
@@ -133,8 +132,7 @@ class StochasticModel(keras.Model):
         Raises:
           ValueError: num_samples is not an integer of at least 1.
         """
-        is_integer = isinstance(num_samples, numbers.Integral) and not isinstance(num_samples, bool)
-        if not is_integer or num_samples < 1:
+        if not estimators.is_integer(num_samples) or num_samples < 1:
             raise ValueError(
                 f"num_samples must be an integer of at least 1, received {num_samples!r}."
             )

@@ -313,7 +313,7 @@ def check(
     row = get(name)
     if num_samples is None:
         num_samples = row.default_samples or row.min_samples
-    if not _is_integer(num_samples) or num_samples < row.min_samples:
+    if not is_integer(num_samples) or num_samples < row.min_samples:
         raise ValueError(
             f"num_samples must be an integer of at least {row.min_samples} for {name!r}, "
             f"received {num_samples!r}."
@@ -335,7 +335,8 @@ def check(
     return row, int(num_samples)
 
 
-def _is_integer(value: object) -> bool:
+def is_integer(value: object) -> bool:
+    """Whether a value is a whole number of Python's or NumPy's, and no truth value."""
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
