@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import tensorflow as tf
 
 from arm_tf import bernoulli
-from arm_tf.expectation import GradientEstimator, attach_gradient
+from arm_tf.expectation import GradientEstimator, attach_gradient, gradient_after
 
 
 def path_noise_rows(gradient_estimators: Sequence[GradientEstimator]) -> int:
@@ -92,6 +92,7 @@ def path_expectation(
     surrogate = tf.stop_gradient(f_mean)
     for logits, grad_logits in zip(all_logits, all_grads, strict=True):
         surrogate = attach_gradient(surrogate, logits, grad_logits)
+    surrogate, f_mean = (gradient_after(x, lambda: all_grads) for x in (surrogate, f_mean))
     return surrogate, f_mean, tf.add_n(all_learning)
 
 

@@ -38,12 +38,38 @@ def attach_gradient(
     def attach(value, logits, grad_logits):
         def gradient(upstream):
             grad = tf.cast(upstream, grad_logits.dtype)[..., tf.newaxis] * grad_logits
-            with tf.control_dependencies(learn()):
-                return upstream, tf.cast(tf.identity(grad), logits.dtype), None
+            return upstream, tf.cast(grad, logits.dtype), None
 
         return tf.identity(value), gradient
 
-    return attach(value, logits, grad_logits)
+    attached = attach(value, logits, grad_logits)
+    return gradient_after(attached, lambda: [grad_logits, *learn()])
+
+
+def gradient_after(
+    x: tf.Tensor, before: Callable[[], Sequence[tf.Tensor | tf.Operation]]
+) -> tf.Tensor:
+    """`x`, whose gradient flows back once other tensors and operations are there.
+
+    An estimate evaluates f where no gradient flows, and so reads variables that an optimiser's step
+    writes. In a graph TensorFlow orders them; but as Keras's optimisers seem to wait for all
+    gradients together, its optimiser of graphs takes that order away as given twice, and then what
+    waited for all (in TensorFlow 2.21). With this, all steps wait for the estimates in truth.
+
+    Args:
+      x: float [...].
+      before: called where the gradient is taken, and only there.
+    """
+
+    @tf.custom_gradient
+    def identity(x):
+        def gradient(upstream):
+            with tf.control_dependencies(before()):
+                return tf.identity(upstream)
+
+        return tf.identity(x), gradient
+
+    return identity(x)
 
 
 @tf.custom_gradient

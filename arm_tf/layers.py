@@ -2,7 +2,7 @@
 
 import math
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import keras
 import tensorflow as tf
@@ -14,6 +14,7 @@ from arm_tf.expectation import (
     at_any_precision,
     attach_gradient,
     draw,
+    gradient_after,
     precise_dtype,
 )
 
@@ -136,7 +137,7 @@ class StochasticBinary(keras.layers.Layer):
             return tf.cast(_sample_without_gradient(precise, u), logits.dtype)
         b, new_parameters = self.gradient_estimator.sample(precise, u)
         learn = lambda: self.gradient_estimator.update(new_parameters)
-        return tf.cast(_call_in_gradient(b, learn), logits.dtype)
+        return tf.cast(gradient_after(b, learn), logits.dtype)
 
     def _trackable_children(
         self, save_type: str = "checkpoint", **kwargs: typing.Any
@@ -168,20 +169,6 @@ class StochasticBinary(keras.layers.Layer):
             "seed": self.seed,
             **self.options,
         }
-
-
-def _call_in_gradient(b: tf.Tensor, learn: Callable[[], Sequence[tf.Operation]]) -> tf.Tensor:
-    """`b`, and `learn()` where a gradient flows back through it."""
-
-    @tf.custom_gradient
-    def identity(b):
-        def gradient(upstream):
-            with tf.control_dependencies(learn()):
-                return tf.identity(upstream)
-
-        return tf.identity(b), gradient
-
-    return identity(b)
 
 
 @tf.custom_gradient

@@ -9,14 +9,19 @@ import inspect
 import itertools
 import math
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from arm_tf import bernoulli, chain, estimators
-from arm_tf.expectation import GradientEstimator, at_any_precision, attach_gradient
+from arm_tf.expectation import (
+    GradientEstimator,
+    at_any_precision,
+    attach_gradient,
+    gradient_after,
+)
 from arm_tf.layers import StochasticBinary, no_gradient
 
 
@@ -97,8 +102,9 @@ class StochasticModel(keras.Model):
             return super().compute_loss(x, y, y_pred, sample_weight, training)
         y_pred = keras.tree.map_structure(_with_mask, path.outputs, y_pred)
         loss = super().compute_loss(x, y, y_pred, sample_weight, training)
-        terms = path.surrogates(_DatumLoss(self, y, y_pred, sample_weight))
-        return loss + tf.add_n([tf.cast(term, loss.dtype) for term in terms])
+        terms, estimates = path.surrogates(_DatumLoss(self, y, y_pred, sample_weight))
+        loss += tf.add_n([tf.cast(term, loss.dtype) for term in terms])
+        return gradient_after(loss, lambda: estimates)
 
     def make_train_function(self, force: bool = False) -> None:
         """Keras's own but where XLA compiles: `steps_per_execution` steps are one program there.
@@ -332,11 +338,20 @@ class _Path:
         is_single = isinstance(outputs, (list, tuple)) and len(outputs) == 1
         self.outputs = outputs[0] if is_single else outputs
 
-    def surrogates(self, datum_loss: "_DatumLoss") -> list[tf.Tensor]:
-        """Zeros to add to the loss, whose gradients are those of the estimators; a list."""
-        return [term for site in self.graph.after for term in self._surrogates(site, datum_loss)]
+    def surrogates(self, datum_loss: "_DatumLoss") -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+        """Zeros to add to the loss, whose gradients are those of the estimators.
 
-    def _surrogates(self, site: int, datum_loss: "_DatumLoss") -> Iterator[tf.Tensor]:
+        Returns:
+          The zeros, and the estimates of the gradients in all logits; two lists.
+        """
+        terms, estimates = [], []
+        for site in self.graph.after:
+            terms_of_site, estimate = self._surrogates(site, datum_loss)
+            terms += terms_of_site
+            estimates.append(estimate)
+        return terms, estimates
+
+    def _surrogates(self, site: int, datum_loss: "_DatumLoss") -> tuple[list[tf.Tensor], tf.Tensor]:
         """Those of one sampling step: for the logits, and for what its estimator learns."""
         layer, (logits,) = self._sampling(site)
         estimator, units = _estimator(layer, logits), math.prod(logits.shape[1:])
@@ -365,10 +380,11 @@ class _Path:
         zeros = tf.zeros_like(estimate.value)
         surrogate = attach_gradient(zeros, flat, estimate.grad_logits, learn)
         divisor = tf.cast(datum_loss.divisor, u.dtype)
-        yield tf.math.divide_no_nan(tf.reduce_sum(surrogate), divisor)
+        terms = [tf.math.divide_no_nan(tf.reduce_sum(surrogate), divisor)]
         if estimator.trainable_variables:
             replicas = tf.distribute.get_strategy().num_replicas_in_sync
-            yield estimator.learning(estimate) / replicas  # which Keras adds up
+            terms.append(estimator.learning(estimate) / replicas)  # which Keras adds up
+        return terms, estimate.grad_logits
 
     def _sampling(self, index: int) -> tuple[StochasticBinary, list[tf.Tensor]]:
         """The layer of a sampling step, and its logits on the path."""
