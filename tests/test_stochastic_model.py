@@ -9,8 +9,11 @@ import proofs
 import pytest
 import tensorflow as tf
 
-from arm_tf import StochasticBinary, StochasticModel, estimators, models, stochastic_model
+from arm_tf import StochasticBinary, StochasticModel, estimators, models
 from arm_tf.expectation import precise_dtype
+from arm_tf.stochastic_model import datum_loss as datum_losses
+from arm_tf.stochastic_model import path as paths
+from arm_tf.stochastic_model import program, tensors
 
 ELBO = sorted(n for n, r in estimators.TABLE.items() if r.objective == "elbo")
 X, Y = np.array([[0.3, -0.8]]), np.array([[0.7]])
@@ -139,11 +142,11 @@ def term_gradients(model, noise, term, x, y, sample_weight=None):
         path = y_pred.arm_tf_path
         if term == "path":
             total = model.compute_loss(x, y, path.outputs, sample_weight, training=False)
-        datum_loss = stochastic_model._DatumLoss(model, y, y_pred, sample_weight)
+        datum_loss = datum_losses.DatumLoss(model, y, y_pred, sample_weight)
         for site in path.graph.after:
-            surrogates = list(path._surrogates(site, datum_loss))
+            terms, _ = path.surrogates_at(site, datum_loss)
             if path.graph.steps[site].operation.name == term:
-                total = surrogates[0]
+                total = terms[0]
     return [
         np.zeros(w.shape) if g is None else g.numpy()
         for w, g in zip(weights, tape.gradient(total, [w.value for w in weights]), strict=True)
@@ -206,14 +209,14 @@ def test_expected_gradient_is_the_gradient_of_the_expected_loss(net, estimator, 
 
 def test_a_wrong_gradient_fails_the_proof(monkeypatch):
     """The proof sees a gradient that is off by a thousandth in one unit."""
-    plain = stochastic_model.at_any_precision
+    plain = paths.at_any_precision
 
     def wrong(*args):
         estimate = plain(*args)
         scale = tf.constant([1.001, 1.0][: estimate.grad_logits.shape[-1]], tf.float64)
         return estimate._replace(grad_logits=scale * estimate.grad_logits)
 
-    monkeypatch.setattr(stochastic_model, "at_any_precision", wrong)
+    monkeypatch.setattr(paths, "at_any_precision", wrong)
     weights, got = expected_gradients("chain", "arm", monkeypatch)
     exact = exact_gradients("chain", weights)
     assert max(np.abs(g - e).max() for g, e in zip(got, exact, strict=True)) > 1e-6
@@ -342,8 +345,8 @@ def test_what_the_data_add_makes_up_the_loss(case):
     model.compile("sgd", **settings)
     y_pred = model(INPUTS[net], training=True)
     total = model.compute_loss(INPUTS[net], TARGETS[net], y_pred, weights, training=False)
-    datum_loss = stochastic_model._DatumLoss(model, TARGETS[net], y_pred, weights)
-    outputs = [stochastic_model._repeat(o, 2) for o in keras.tree.flatten(y_pred)]
+    datum_loss = datum_losses.DatumLoss(model, TARGETS[net], y_pred, weights)
+    outputs = [tensors.repeat(o, 2) for o in keras.tree.flatten(y_pred)]
     addends = datum_loss(outputs, 2, [], tf.float32) / tf.cast(datum_loss.divisor, tf.float32)
     assert addends.shape == (2 * BATCH,)
     np.testing.assert_allclose(addends[:BATCH], addends[BATCH:], rtol=1e-6, atol=1e-6)
@@ -658,7 +661,7 @@ def test_steps_of_an_execution_are_one_program():
             model.make_train_function()
             one_by_one = keras.Model._make_function(model, model.train_step)
             counting = lambda iterator, f=one_by_one, c=called: c.append(1) or f(iterator)
-            model.train_function = stochastic_model._in_one_program(model, steps, counting)
+            model.train_function = program.in_one_program(model, steps, counting)
         history = model.fit(x, y, batch_size=2, epochs=3, shuffle=False, verbose=0).history
         assert len(called) == (3 if steps > 1 else 0)
         outcomes.append([history, model.get_weights()])
