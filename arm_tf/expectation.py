@@ -51,10 +51,11 @@ def gradient_after(
 ) -> tf.Tensor:
     """`x`, whose gradient flows back once other tensors and operations are there.
 
-    An estimate evaluates f where no gradient flows, and so reads variables that an optimiser's step
-    writes. In a graph TensorFlow orders them; but as Keras's optimisers seem to wait for all
-    gradients together, its optimiser of graphs takes that order away as given twice, and then what
-    waited for all (in TensorFlow 2.21). With this, all steps wait for the estimates in truth.
+    An estimate evaluates f where no gradient flows, so that only TensorFlow's order of reads and
+    writes keeps an optimiser's step from writing the variables before f has read them. Keras's
+    optimisers pass all gradients through one operation, and TensorFlow's graph optimiser (2.21)
+    drops first that order, as implied by the operation, and then the operation: without XLA, some
+    values of f would be those of the next step's variables.
 
     Args:
       x: float [...].
