@@ -91,13 +91,14 @@ def _train(
     """As `train`; `folder` is a `RunFolder`, or None for workers other than the chief."""
     path = run_path(config)
     is_finished = read_result(path) is not None
-    if dataset is None and (not is_finished or data.is_file(config.dataset)):
+    if dataset is None:
         try:
             dataset = config.load_data()
         except DataError:
             if folder:
                 folder.discard_if_new()
-            raise
+            if not is_finished or data.is_file(config.dataset):
+                raise
     if is_finished:
         if dataset:
             check_data(path, dataset)

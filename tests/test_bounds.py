@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from arm_tf import models, noise, objectives
-from arm_tf.training import bounds
+from arm_tf.training import bounds, workers
 
 RNG = np.random.default_rng(0)
 
@@ -25,6 +25,15 @@ def exact_nll(model, images):
     zeros = tf.zeros([1, 1, model.units])  # log q of any code under logits of zero
     log_joint = model.log_weight(x, [codes], [zeros]) - model.units * np.log(2.0)
     return -tf.reduce_logsumexp(log_joint, axis=0).numpy()
+
+
+def test_an_evaluation_takes_the_share_of_cores_that_its_process_has(monkeypatch):
+    monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "3")
+    evaluator = bounds.Evaluator(models.BinaryVAE(4, units=2), np.zeros([1, 4]), 1, key=None)
+    assert evaluator.threads == 3
+    monkeypatch.delenv("TF_NUM_INTRAOP_THREADS")
+    evaluator = bounds.Evaluator(models.BinaryVAE(4, units=2), np.zeros([1, 4]), 1, key=None)
+    assert evaluator.threads == workers.usable_cores()
 
 
 def test_many_samples_approach_the_exact_likelihood_from_below():

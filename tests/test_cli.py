@@ -162,6 +162,13 @@ def test_train_then_refuse_then_evaluate(tmp_path):
     again = call("train", *arguments)
     assert again.returncode == 0 and "is finished" in again.stdout
 
+    record = json.loads((tmp_path / "run" / "config.json").read_text(encoding="utf-8"))
+    checksum, record["data"]["checksum"] = record["data"]["checksum"], "of other data"
+    (tmp_path / "run" / "config.json").write_text(json.dumps(record), encoding="utf-8")
+    assert_one_line(call("train", *arguments), "was started with other data")
+    record["data"]["checksum"] = checksum
+    (tmp_path / "run" / "config.json").write_text(json.dumps(record), encoding="utf-8")
+
     other = call("train", *arguments, "--units=9", "--seed=4")
     assert_one_line(other, "--units=8, --seed=0; received --units=9, --seed=4.")
 

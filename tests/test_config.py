@@ -25,6 +25,7 @@ ROOT = pathlib.Path(__file__).parents[1]
         ("dataset", ".npz", "or a file, .npz or .npy, received"),
         ("dataset", 3, "received 3"),
         ("dataset", "a\nb.npz", "in one line of Unicode"),
+        ("data_dir", "a\u2028b", "in one line of Unicode"),  # where str.splitlines cuts
         ("image_shape", (5,), "a height and a width, such as 28,28, received"),
         ("image_shape", (5, 0), "a height and a width"),
         ("image_shape", (5, 6.0), "a height and a width"),
@@ -74,6 +75,8 @@ def test_conditional_network_refuses_what_it_cannot_compute(name):
     for setting, value in (("estimator", name), ("track_variance", ("arm", name))):
         with pytest.raises(ConfigError, match=f"--{setting} .*received '{name}'"):
             Config(model="conditional", **{setting: value})
+    with pytest.raises(ConfigError, match="has no prior, received --prior=uniform"):
+        Config(model="conditional", prior="uniform")
 
 
 def test_batch_size_is_the_papers_unless_given():

@@ -1,6 +1,8 @@
 """Networks: the log weight, and the gradient of every layer against enumeration."""
 
 import itertools
+import pathlib
+import textwrap
 
 import numpy as np
 import oracles
@@ -8,9 +10,11 @@ import proofs
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
+from small_runs import small_dataset
 
 from arm_tf import models
 from arm_tf.expectation import draw
+from arm_tf.training import journal
 
 FLIPPING = ("bitflip", "ugc")  # whose second row of noise says which unit flips
 PIXELS = 3
@@ -363,3 +367,18 @@ def test_generated_images_follow_the_model():
 def test_unknown_choices_are_refused(setting):
     with pytest.raises(ValueError, match=f"{setting} must be one of .*, received 'odd'"):
         models.BinaryVAE(PIXELS, units=2, **{setting: "odd"})
+
+
+def test_the_recipe_for_a_model_gives_one():
+    page = (pathlib.Path(__file__).parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    section = page.split("## A model")[1].split("Gradients, bounds")[0]
+    lines = [line for line in section.splitlines() if line.startswith("    ") or not line]
+    recipe: dict = {}
+    exec(textwrap.dedent("\n".join(lines)), recipe)
+    model = recipe["Mine"](num_layers=2, units=3)
+    x = small_dataset().train[:5].astype("float32")
+    gradient_estimators = model.gradient_estimators("arm")
+    rows = model.noise_rows(gradient_estimators, "independent")
+    losses = model.losses(x, tf.random.uniform([rows, 5, 3]), gradient_estimators, "independent")
+    assert losses.encoder.shape == losses.decoder.shape == (5,)
+    assert list(journal.pages(model, small_dataset(), seed=0)) == ["reconstructions"]

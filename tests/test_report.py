@@ -267,6 +267,8 @@ def test_runs_of_other_papers_experiments_have_a_table_that_says_how_long_they_a
     k = {"test_k_nll": 106.5, "test_k_samples": 2}
     write_benchmark(tmp_path / "loo0", loo, {"test_nll": 103.0, **k})
     write_benchmark(tmp_path / "loo1", {**loo, "seed": 1}, {"test_nll": 104.0, **k}, 112.0)
+    again = {**loo, "eval_every": 20}  # of the same seed, and worse
+    write_benchmark(tmp_path / "again", again, {"test_nll": 90.0, "valid_nll": 110.0, **k})
     short = {**DISARM, "estimator": "double_cv", "max_steps": 200_000}
     write_benchmark(tmp_path / "short", short, {"test_nll": 101.0, "steps": 200_000})
     arms = {**DISARM, "estimator": "arms", "num_samples": 4, "learning_rate": 5e-4}

@@ -67,8 +67,11 @@ def test_runs_of_one_name_on_different_data_are_refused(tmp_path):
     assert len(sweep.grid(files, [])) == 2
 
 
-def write_result(cell, valid, test):
+def write_result(cell, valid, test, data=None):
     cell.path.mkdir(parents=True)
+    if data:
+        record = {"config": dataclasses.asdict(cell.config), "data": {"checksum": data}}
+        (cell.path / "config.json").write_text(json.dumps(record), encoding="utf-8")
     (cell.path / "result.json").write_text(
         json.dumps({"valid_nll": valid, "test_nll": test}), encoding="utf-8"
     )
@@ -191,7 +194,7 @@ def test_the_rate_is_chosen_over_the_seeds_that_all_rates_have(tmp_path):
 
 def test_finished_runs_that_differ_incidentally_are_not_trained_again(tmp_path):
     grid = lambda: sweep.grid([], [f"--logdir={tmp_path}"], [], RATES[:1], SEEDS)
-    others = [{"eval_every": 7, "jit": False}, {"eval_every": 7, "units": 9}, {"epochs": 9}]
+    others = [{"eval_every": 7, "jit": False}, {"eval_every": 7, "units": 9}, {"eval_samples": 9}]
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "config.json").write_text('{"config": {"a": 1}}', encoding="utf-8")
     for cell, settings in zip(grid(), others, strict=True):
@@ -240,7 +243,8 @@ def test_the_paper_is_a_sweep_of_its_own_rates_and_a_dry_run_says_what_is_left(t
     settings = ["--dataset=glyphs", f"--logdir={tmp_path}"]
     flag_files = {"mnist_static-linear-arm": sweep.paper_cells()["mnist_static-linear-arm"]}
     for cell in sweep.grid(flag_files, settings, [], [5e-4, 1e-4, 5e-5]):
-        write_result(cell, valid=90 + abs(cell.config.learning_rate - 1e-4), test=80)
+        bound = 90 + abs(cell.config.learning_rate - 1e-4)
+        write_result(cell, bound, test=80, data=cell.config.load_data().checksum)
         # 10 epochs of 100 steps, of 36 s each, of which one is too long
         rows = "".join(f"{100 * i},{i},{36 * i + 900 * (i > 5)}\n" for i in range(1, 11))
         (cell.path / "metrics.csv").write_text(f"step,epoch,seconds\n{rows}", encoding="utf-8")
@@ -268,7 +272,7 @@ def test_cells_without_data_are_left_out_and_do_not_stop_the_others(tmp_path):
     logdir = tmp_path / "logs"
     own = [*arguments[2:], f"--logdir={logdir}"]
     (cell,) = sweep.grid([tmp_path / "glyphs.flags"], own, [], [1e-3], [0])
-    write_result(cell, 90.0, 80.0)
+    write_result(cell, 90.0, 80.0, data=cell.config.load_data().checksum)
     process = call(files, *arguments, f"--logdir={logdir}")
     assert process.returncode == 1
     assert process.stdout.startswith("Left out for want of data: omniglot. ")
@@ -278,6 +282,41 @@ def test_cells_without_data_are_left_out_and_do_not_stop_the_others(tmp_path):
     process = call(files, *arguments, "--cells=omni*", f"--logdir={logdir}")
     assert process.returncode == 1 and not process.stdout
     assert "chardata.mat: no such file; put https://" in process.stderr
+
+
+def test_finished_runs_of_other_data_are_refused(tmp_path):
+    (cell,) = sweep.grid([], [f"--logdir={tmp_path}"], [], [1e-3], [0])
+    write_result(cell, 90.0, 80.0, data="of another file")
+    process = call("--learning_rates=1e-3", "--seeds=0", f"--logdir={tmp_path}")
+    assert process.returncode == 1 and not process.stdout
+    assert "was started with other data (checksum of another " in process.stderr
+
+
+def test_flag_files_of_one_name_are_told_apart_by_their_folders(tmp_path):
+    files = []
+    for folder, rate in [("a", 1e-3), ("b", 1e-4)]:
+        (tmp_path / folder).mkdir()
+        files.append(tmp_path / folder / "mine.flags")
+        files[-1].write_text(f"--learning_rate={rate}\n", encoding="utf-8")
+    cells = sweep.grid(files, [f"--logdir={tmp_path}"], [], [], SEEDS)
+    sources = [(tmp_path / folder / "mine").as_posix() for folder in "ab"]
+    assert [cell.source for cell in cells] == [s for s in sources for _ in SEEDS]
+    for cell in cells:
+        write_result(cell, 90.0, 80.0)
+    assert [row["source"] for row in sweep.summarise(cells)] == sources
+    assert list(sweep.named(["x/mine.flags", "x/other.flags"])) == ["mine", "other"]
+
+
+def test_seeds_stay_at_the_rate_that_was_chosen(tmp_path):
+    """Though other seeds, there from an earlier sweep, would choose another."""
+    grid, jobs = rates_first(tmp_path)
+    bounds = {(1e-2, 0): 95.0, (1e-3, 0): 91.0, (1e-3, 1): 80.0, (1e-4, 0): 90.0}
+    for cell in grid:
+        bound = bounds.get((cell.config.learning_rate, cell.config.seed))
+        if bound:
+            write_result(cell, bound, test=bound)
+    assert train(jobs, {1e-4: 90.0})[1] == [("arm", 1e-4, 1), ("arm", 1e-4, 2)]
+    assert all(job.result for job in jobs)
 
 
 def test_the_papers_flag_files_are_not_mixed_with_others():

@@ -276,6 +276,8 @@ def test_loss_that_is_not_finite_stops_the_run(dataset, tmp_path, monkeypatch):
     config = configure(tmp_path, steps_per_loop=1)
     with pytest.raises(RunError, match="loss is not finite at step 17; .* is kept"):
         run(config, dataset)
+    with pytest.raises(RunError, match=r"not finite at step 17\. A smaller --learning_rate"):
+        run(dataclasses.replace(config, name="other", epochs=2, eval_every=2), dataset)
     reader = tf.train.load_checkpoint(str(tmp_path / "run" / "checkpoints"))
     assert reader.get_tensor("position/step/.ATTRIBUTES/VARIABLE_VALUE") == 11
     assert all(np.isfinite(value).all() for value in weights_in(reader))

@@ -204,6 +204,12 @@ def by_trials(runs: Iterable[Run]) -> dict[tuple, list[Run]]:
     return groups
 
 
+def by_seed(runs: Iterable[Run]) -> dict[int, Run]:
+    """One run a seed, of several the one of the best validation."""
+    worst_first = sorted(runs, key=lambda run: run.result["valid_nll"], reverse=True)
+    return {run.config.seed: run for run in worst_first}
+
+
 def named(estimator: str, departures: Iterable[tuple[str, typing.Any]]) -> str:
     """An estimator with the settings that are not the paper's, as a text."""
     return ", ".join([estimator, *(f"{name}={value}" for name, value in departures)])
@@ -234,7 +240,8 @@ def curves(runs: Iterable[Run]) -> dict[str, dict[str, list[list[dict[str, float
             if run.result["steps"] == longest:
                 kept = [(name, v) for name, v in run.departures.items() if name != "test_samples"]
                 groups.setdefault(named(run.config.estimator, kept), []).append(run)
-        for name, same in groups.items():
+        for name, trials in groups.items():
+            same = by_seed(trials).values()
             steps = set.intersection(*({row["step"] for row in run.metrics} for run in same))
             found.setdefault(picture, {})[name] = [
                 [row for row in run.metrics if row["step"] in steps] for run in same

@@ -7,7 +7,7 @@ import typing
 from collections.abc import Iterable, Sequence
 
 from arm_tf import paper
-from arm_tf.report.runs import COLUMNS, Run, by_trials, named
+from arm_tf.report.runs import COLUMNS, Run, by_seed, by_trials, named
 from arm_tf.training import config, trials
 
 
@@ -26,8 +26,7 @@ def compared(runs: Iterable[Run]) -> list[dict[str, typing.Any]]:
         run for run in runs if run.is_comparable
     ).items():
         others = tuple((name, v) for name, v in departures if name != "learning_rate")
-        worst_first = sorted(group, key=lambda run: run.result["valid_nll"], reverse=True)
-        results = {run.config.seed: run.result for run in worst_first}  # of one seed the best
+        results = {seed: run.result for seed, run in by_seed(group).items()}
         by_rate = cells.setdefault((experiment, estimator, others), {})
         by_rate[group[0].config.learning_rate] = results
     rows = []
@@ -45,7 +44,8 @@ def compared(runs: Iterable[Run]) -> list[dict[str, typing.Any]]:
             for rate, results in sorted(by_rate.items(), reverse=True)
         }
         best = trials.best_rate(validation)
-        text, value = _published(paper.PUBLISHED[experiment].get(estimator))
+        figure = None if others else paper.PUBLISHED[experiment].get(estimator)
+        text, value = _published(figure)
         ours = rates[best]["test"]
         rows.append(
             {
@@ -88,7 +88,9 @@ def other_papers(runs: Iterable[Run]) -> list[dict[str, typing.Any]]:
         if run.source and run.is_benchmark:
             of_length.setdefault((run.source, run.result["steps"]), []).append(run)
     groups = [
-        (*key, *k, group) for key, g in of_length.items() for k, group in by_trials(g).items()
+        (*key, *k, list(by_seed(group).values()))
+        for key, g in of_length.items()
+        for k, group in by_trials(g).items()
     ]
 
     def order(group):

@@ -30,6 +30,7 @@ class Step:
 
     @property
     def is_sampling(self) -> bool:
+        """Whether it draws the samples of a stochastic layer."""
         is_stochastic = isinstance(self.operation, StochasticBinary)
         return is_stochastic and "f" not in self.arguments.kwargs
 

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 
 def leaf(structure: typing.Any) -> typing.Any:
+    """The first tensor of a structure."""
     return keras.tree.flatten(structure)[0]
 
 

@@ -29,6 +29,7 @@ from arm_tf.sweep import (
     find_finished,
     grid,
     markdown,
+    named,
     outline,
     paper_cells,
     rates_first,
@@ -58,10 +59,12 @@ def main() -> None:
     own = {"objective", *(field.name for field in dataclasses.fields(Config))}
     overrides = [values[name].serialize() for name in sorted(own) if values[name].present]
     cells = _cells(overrides)
-    left_out = _without_data(cells)
-    cells = [cell for cell in cells if cell not in left_out]
+    if values.address and values.workers:
+        raise ConfigError("--workers is of this machine, and --address of a cluster; give one.")
     runs = [run for folder in {cell.config.logdir for cell in cells} for run in runs_in(folder)]
     find_finished(cells, runs)
+    left_out = _without_data(cells)
+    cells = [cell for cell in cells if cell not in left_out]
     is_rates_first = values.paper if values.rates_first is None else values.rates_first
     jobs = rates_first(cells) if is_rates_first else cells
     for job in jobs:
@@ -142,10 +145,9 @@ def _cells(overrides: Sequence[str]) -> list[scheduler.Job]:
             )
     rates, seeds = _numbers("learning_rates", float), _numbers("seeds", int)
     if not values.paper:
-        names = {file: pathlib.Path(file).stem for file in values.flagfiles}
-        selected = select(names.values(), values.cells)
-        flag_files = [file for file in values.flagfiles if names[file] in selected]
-        return grid(flag_files, overrides, values.estimators, rates, seeds)
+        by_name = named(values.flagfiles) or {"defaults": []}
+        selected = {name: by_name[name] for name in select(by_name, values.cells)}
+        return grid(selected, overrides, values.estimators, rates, seeds)
     if values.flagfiles:
         raise ConfigError("--paper stands for flag files of its own; leave --flagfiles out.")
     by_name, cells = paper_cells(), []
@@ -161,6 +163,7 @@ def _without_data(cells: Sequence[scheduler.Job]) -> list[scheduler.Job]:
 
     Raises:
       DataError: there are no others.
+      RunError: a finished run is of other data.
     """
     by_data: dict[tuple, list[scheduler.Job]] = {}
     for cell in cells:
@@ -169,13 +172,17 @@ def _without_data(cells: Sequence[scheduler.Job]) -> list[scheduler.Job]:
     left_out: list[scheduler.Job] = []
     for (dataset, folder, shape), group in by_data.items():
         try:
-            data.load(dataset, folder, image_shape=shape)
+            loaded = data.load(dataset, folder, image_shape=shape)
         except DataError as error:
             left_out += group
             if len(left_out) == len(cells):
                 raise
             sources = dict.fromkeys(cell.source for cell in group)
             print(f"Left out for want of data: {', '.join(sources)}. {error}", flush=True)
+        else:
+            for cell in group:
+                if cell.result:
+                    run_folder.check_data(cell.path, loaded)
     return left_out
 
 
@@ -204,5 +211,7 @@ if __name__ == "__main__":
         "workers", None, "Runs at once on this machine; unset: its processors.", lower_bound=1
     )
     flags.DEFINE_integer("retries", 2, "How often a failed run is tried again.", lower_bound=0)
-    flags.DEFINE_bool("dry_run", False, "Say what there is to do and what it costs; do nothing.")
+    flags.DEFINE_bool(
+        "dry_run", False, "Say what there is to do with the data, and what it costs; train nothing."
+    )
     cli.run(main)

@@ -1,5 +1,6 @@
 """The grid of a sweep, what is finished of it, and the order in which to train it."""
 
+import collections
 import contextlib
 import dataclasses
 import difflib
@@ -42,6 +43,14 @@ def select(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
     return [name for name in names if not patterns or fits(name)]
 
 
+def named(files: Iterable[str]) -> dict[str, list[str]]:
+    """Flags of flag files, by the files' names without ending, and without folder if that tells."""
+    paths = {file: pathlib.Path(file) for file in files}
+    stems = collections.Counter(path.stem for path in paths.values())
+    name = lambda path: path.stem if stems[path.stem] == 1 else path.with_suffix("").as_posix()
+    return {name(path): [f"--flagfile={file}"] for file, path in paths.items()}
+
+
 def grid(
     flag_files: Sequence[str | os.PathLike[str]] | Mapping[str, Sequence[str]],
     overrides: Sequence[str],
@@ -66,20 +75,19 @@ def grid(
     varied = {name: list(dict.fromkeys(values)) for name, values in varied.items() if values}
     cells = []
     if not isinstance(flag_files, Mapping):
-        flag_files = {str(file): [f"--flagfile={file}"] for file in flag_files} or {"": []}
-    for file, own_flags in flag_files.items():
+        flag_files = named(map(str, flag_files)) or {"defaults": []}
+    for source, own_flags in flag_files.items():
         parsed = flags.FlagValues()
         cli.define_flags(parsed)
         try:
             parsed(["sweep", *cli.with_flag_files(own_flags), *overrides])
         except flags.Error as error:
-            raise ConfigError(f"{file or 'flags'}: {error}") from None
+            raise ConfigError(f"{source}: {error}") from None
         if parsed["name"].value:
             raise ConfigError("--name is not for a sweep, whose runs are named by their settings.")
         config = cli.config_from_flags(parsed)
         for values in itertools.product(*varied.values()):
             settings: dict[str, typing.Any] = dict(zip(varied, values, strict=True))
-            source = pathlib.Path(file).stem if file else "defaults"
             cells.append(scheduler.Job(dataclasses.replace(config, **settings), source))
     by_path: dict[pathlib.Path, scheduler.Job] = {}
     for cell in cells:
@@ -108,7 +116,9 @@ def find_finished(cells: Sequence[scheduler.Job], runs: Iterable[Config]) -> Non
     key = lambda config: tuple((k, v) for k, v in settings(config) if k not in INCIDENTAL)
     finished: dict[Hashable, Config] = {}
     for config in runs:
-        result = run_folder.read_result(run_folder.run_path(config))
+        result = None
+        with contextlib.suppress(RunError):
+            result = run_folder.read_result(run_folder.run_path(config))
         if result and result.get("data_published") is not False:
             finished.setdefault(key(config), config)
     for cell in cells:
@@ -125,6 +135,7 @@ class _AtBestRate(scheduler.Job):
     """
 
     group: Sequence[scheduler.Job] = ()
+    _is_chosen: bool = False
 
     @property
     def result(self) -> dict[str, typing.Any] | None:
@@ -133,16 +144,16 @@ class _AtBestRate(scheduler.Job):
     def is_ready(self) -> bool:
         first, seed = self.group[0].config.seed, self.config.seed
         rates = [cell for cell in self.group if cell.config.seed == first]
-        if not all(cell.is_given_up or cell.result for cell in rates):
-            return False
-        if by_rate := results_of(self.group):
+        has_ended = all(cell.is_given_up or cell.result for cell in rates)
+        if not self._is_chosen and has_ended and (by_rate := results_of(rates)):
             best = best_rate(by_rate)
             self.config = next(
                 cell.config
                 for cell in self.group
                 if (cell.config.learning_rate, cell.config.seed) == (best, seed)
             )
-        return bool(by_rate)
+            self._is_chosen = True  # and stays so, whatever other seeds have at other rates
+        return self._is_chosen
 
 
 def rates_first(cells: Sequence[scheduler.Job]) -> list[scheduler.Job]:

@@ -55,7 +55,7 @@ class Evaluator:
         self.model, self.images, self.num_samples, self.key = model, images, num_samples, key
         self.samples = min(num_samples, _SAMPLES)
         self.rows = min(len(images), _IMAGES)
-        self.threads = workers.usable_cores()
+        self.threads = workers.threads()
         self.piece = tf.function(self._piece, jit_compile=jit, autograph=False)
 
     def _piece(self, x: tf.Tensor, u: tf.Tensor, count: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -15,9 +15,10 @@ from arm_tf.errors import ConfigError
 # Do not change what is computed.
 _WHERE = {"logdir", "name", "data_dir", "distribute", "keep_epochs"}
 # In which runs that are compared may differ.
-INCIDENTAL = {"jit", "steps_per_loop", "eval_every", "eval_samples"}
+INCIDENTAL = {"jit", "steps_per_loop", "eval_every"}
 _FLOAT_LIMIT = 1e30  # float32 must hold the numbers
-_LINE = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]+")  # fit for paths and flag files
+# Fit for paths and flag files.
+_LINE = re.compile(r"[^\x00-\x1f\x7f\x85\u2028\u2029\ud800-\udfff]+")
 _STEM = 40  # characters of a file's name in that of a run, which leave room for the rest
 _DECODER_SAMPLES = {"elbo": "independent", "multisample": "shared"}  # as is usual
 _EARLIER_WORDS = {"shared": "antithetic"}  # of decoder_samples, which names of runs are made with
@@ -233,6 +234,10 @@ class Config:
                 self._fill_in("dataset", path.name)
             if path.parent != pathlib.PurePath() and str(path.parent) != data_dir:
                 self._fill_in("data_dir", str(path.parent))
+        if self.model == "conditional" and self.prior != Config.prior:
+            raise ConfigError(
+                f"--model=conditional has no prior, received --prior={self.prior}; leave it out."
+            )
         self.check_estimator("estimator", self.estimator, self.num_samples)
         for name in self.track_variance:
             self.check_estimator("track_variance", name)

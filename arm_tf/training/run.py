@@ -164,9 +164,11 @@ class Run:
 
     def not_finite(self, what: str, step: int) -> RunError:
         """The `RunError` of a run that has become infinite or not a number."""
+        path = run_folder.run_path(self.config)
+        is_kept = tf.train.latest_checkpoint(str(path / "checkpoints"))
+        kept = f"; the last good checkpoint in {path} is kept" if is_kept else ""
         return RunError(
-            f"{what} is not finite at step {step}; the last good checkpoint in "
-            f"{run_folder.run_path(self.config)} is kept. A smaller --learning_rate may help."
+            f"{what} is not finite at step {step}{kept}. A smaller --learning_rate may help."
         )
 
     def keep_weights(self) -> None:

@@ -132,7 +132,8 @@ class Cluster:
         if missing:
             raise RunError(
                 f"Waited {seconds} seconds for {', '.join(map(self.name, missing))}; start all "
-                "workers, or have them wait longer with --wait_for_workers."
+                "workers, or have them wait longer with --wait_for_workers. Where the run is "
+                "finished the chief, worker 0, ends without waiting."
             )
 
     def _gather(self, server: socket.socket, deadline: float) -> list[int]:
@@ -224,6 +225,11 @@ def usable_cores() -> int:
     if hasattr(process, "cpu_affinity"):  # macOS has none
         return len(process.cpu_affinity())
     return psutil.cpu_count() or 1
+
+
+def threads() -> int:
+    """How many threads this process may use: its share, or else a thread a core; int."""
+    return int(os.environ.get("TF_NUM_INTRAOP_THREADS", 0)) or usable_cores()
 
 
 def _split(address: str) -> tuple[str, int]:
