@@ -310,7 +310,8 @@ def test_flag_files_of_one_name_are_told_apart_by_their_folders(tmp_path):
 def test_seeds_stay_at_the_rate_that_was_chosen(tmp_path):
     """Though other seeds, there from an earlier sweep, would choose another."""
     grid, jobs = rates_first(tmp_path)
-    bounds = {(1e-2, 0): 95.0, (1e-3, 0): 91.0, (1e-3, 1): 80.0, (1e-4, 0): 90.0}
+    bounds = {(rate, 0): bound for rate, bound in [(1e-2, 95.0), (1e-3, 91.0), (1e-4, 90.0)]}
+    bounds |= {(1e-2, 1): 95.0, (1e-3, 1): 80.0}
     for cell in grid:
         bound = bounds.get((cell.config.learning_rate, cell.config.seed))
         if bound:

@@ -135,7 +135,6 @@ class _AtBestRate(scheduler.Job):
     """
 
     group: Sequence[scheduler.Job] = ()
-    _is_chosen: bool = False
 
     @property
     def result(self) -> dict[str, typing.Any] | None:
@@ -144,16 +143,16 @@ class _AtBestRate(scheduler.Job):
     def is_ready(self) -> bool:
         first, seed = self.group[0].config.seed, self.config.seed
         rates = [cell for cell in self.group if cell.config.seed == first]
-        has_ended = all(cell.is_given_up or cell.result for cell in rates)
-        if not self._is_chosen and has_ended and (by_rate := results_of(rates)):
+        if not all(cell.is_given_up or cell.result for cell in rates):
+            return False
+        if by_rate := results_of(rates):  # not of other seeds, which would change as they end
             best = best_rate(by_rate)
             self.config = next(
                 cell.config
                 for cell in self.group
                 if (cell.config.learning_rate, cell.config.seed) == (best, seed)
             )
-            self._is_chosen = True  # and stays so, whatever other seeds have at other rates
-        return self._is_chosen
+        return bool(by_rate)
 
 
 def rates_first(cells: Sequence[scheduler.Job]) -> list[scheduler.Job]:
