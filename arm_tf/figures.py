@@ -141,7 +141,8 @@ def elbo_curves(trials: Mapping[str, Sequence[Sequence[dict[str, float]]]], titl
 
     Args:
       trials: dict from estimator, or "estimator, settings", to a list of trials' rows of
-        metrics.csv, with `training_seconds`, of equal lengths.
+        metrics.csv, with `training_seconds`, of equal lengths. Where a trial's are NaN, not having
+        been measured, time is the mean of the others', or there is no curve against it.
       title: str.
 
     Returns:
@@ -169,7 +170,11 @@ def elbo_curves(trials: Mapping[str, Sequence[Sequence[dict[str, float]]]], titl
                 )
                 label = f"{name} ({len(runs)} seeds)" if len(runs) > 1 else name
                 for axes, against in zip(row, ("step", "training_seconds"), strict=True):
-                    x = np.mean([[r[against] for r in rows] for rows in runs], axis=0)
+                    along = np.array([[r[against] for r in rows] for rows in runs])
+                    measured = along[~np.isnan(along).any(axis=1)]
+                    if not len(measured):
+                        continue
+                    x = measured.mean(axis=0)
                     look = {"color": color, "alpha": strength, "linestyle": dashes}
                     axes.plot(x, mean, **look, label=label)
                     look = {"color": color, "alpha": 0.2 * strength}

@@ -211,6 +211,22 @@ def test_a_curve_far_above_the_others_is_cut_off_but_its_end_is_seen():
     assert figures.elbo_curves(trials, "x").axes[2].get_ylim() == (98, 401)
 
 
+def test_time_is_the_mean_of_the_trials_that_measured_it():
+    def trial(value, *seconds):
+        return [
+            {"step": 10 * i, "training_seconds": s, "valid_neg_elbo": value}
+            for i, s in enumerate(seconds)
+        ]
+
+    unknown = trial(90, np.nan, np.nan)
+    trials = {"arm": [trial(100, 2, 4), unknown, trial(110, 4, 8)], "relax": [unknown]}
+    against_steps, against_time = figures.elbo_curves(trials, "x").axes[2:4]
+    assert list(against_steps.lines[0].get_ydata()) == [100, 100]
+    assert list(against_time.lines[0].get_xdata()) == [3, 6]
+    assert list(against_time.lines[0].get_ydata()) == [100, 100]
+    assert len(against_steps.lines) == 2 and len(against_time.lines) == 1
+
+
 def test_time_is_that_of_training_and_a_constant_speed_where_it_was_not_written(tmp_path):
     header, *rows = "step,epoch,seconds,train_neg_elbo\n1024,1,9,200\n2048,2,99,150".split("\n")
     write_run(tmp_path / "old", SHORT, {"steps_per_second": 512.0}, "\n".join([header, *rows]))
