@@ -179,12 +179,12 @@ def test_curves_take_the_longest_runs_of_each_experiment(tmp_path):
     runs, _ = report.gather(tmp_path)
     curves = report.curves(runs)
     assert {k: {e: len(v) for e, v in c.items()} for k, c in curves.items()} == {
-        "mnist_static-linear": {"arm": 4, "vimco": 1, "arm, learning_rate=0.0005": 1},
+        "mnist_static-linear": {"arm": 4, "vimco": 1, "arm, learning_rate=5e-4": 1},
         "mnist_static-linear-stand_in": {"rebar": 1},
     }
     panels = figures.elbo_curves(curves["mnist_static-linear"], "x").axes
     training, _, validation, against_time, test, _ = panels
-    labels = ["arm (4 seeds)", "arm, learning_rate=0.0005"]
+    labels = ["arm (4 seeds)", "arm, learning_rate=5e-4"]
     assert [line.get_label() for line in training.lines] == labels
     assert {line.get_label() for line in validation.lines} == {*labels, "vimco"}
     assert len({line.get_color() for line in training.lines}) == 1
@@ -299,7 +299,7 @@ def test_runs_of_other_papers_experiments_have_a_table_that_says_how_long_they_a
 
     first, second, third = report.other_papers(runs)
     assert [row["estimator"] for row in (first, second, third)] == [
-        "`loo`", "`double_cv`", "`arms`, learning_rate=0.0005",
+        "`loo`", "`double_cv`", "`arms`, learning_rate=5e-4",
     ]  # fmt: skip
     assert [row["paper"] for row in (second, third)] == [
         "Dong et al. 2020",

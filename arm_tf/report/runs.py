@@ -212,7 +212,14 @@ def by_seed(runs: Iterable[Run]) -> dict[int, Run]:
 
 def named(estimator: str, departures: Iterable[tuple[str, typing.Any]]) -> str:
     """An estimator with the settings that are not the paper's, as a text."""
-    return ", ".join([estimator, *(f"{name}={value}" for name, value in departures)])
+    text = lambda name, value: scientific(value) if name == "learning_rate" else value
+    return ", ".join([estimator, *(f"{name}={text(name, v)}" for name, v in departures)])
+
+
+def scientific(number: float) -> str:
+    """A number as people write a learning rate: "1e-4"."""
+    mantissa, exponent = f"{number:e}".split("e")
+    return f"{float(mantissa):g}e{int(exponent)}"
 
 
 def curves(runs: Iterable[Run]) -> dict[str, dict[str, list[list[dict[str, float]]]]]:

@@ -7,7 +7,7 @@ import typing
 from collections.abc import Iterable, Sequence
 
 from arm_tf import paper
-from arm_tf.report.runs import COLUMNS, Run, by_seed, by_trials, named
+from arm_tf.report.runs import COLUMNS, Run, by_seed, by_trials, named, scientific
 from arm_tf.training import config, trials
 
 
@@ -207,12 +207,6 @@ def experiment_title(experiment: str) -> str:
         .split("-")
     )
     return f"{dataset.replace('_', '-')}, {network.replace('_', ' ')}"
-
-
-def scientific(number: float) -> str:
-    """A number as people write a learning rate: "1e-4"."""
-    mantissa, exponent = f"{number:e}".split("e")
-    return f"{float(mantissa):g}e{int(exponent)}"
 
 
 def _run_table(runs: Iterable[Run]) -> str:
