@@ -227,6 +227,28 @@ def test_time_is_the_mean_of_the_trials_that_measured_it():
     assert len(against_steps.lines) == 2 and len(against_time.lines) == 1
 
 
+def test_time_is_steps_over_the_speeds_of_the_folder_where_it_has_some(tmp_path):
+    faster = {**LINEAR, "learning_rate": 5e-4, "seed": 1}
+    write_run(tmp_path / "arm", LINEAR, {}, METRICS)
+    write_run(tmp_path / "faster", faster, {"steps_per_second": None}, METRICS)
+    write_run(tmp_path / "four", {**LINEAR, "estimator": "arms", "num_samples": 8}, {}, METRICS)
+    write_run(tmp_path / "loo", {**LINEAR, "estimator": "loo"}, {}, METRICS)
+    speeds = tmp_path / "speeds.csv"
+    speeds.write_text(
+        "experiment,estimator,steps_per_second\nmnist_static-linear,arm,20\n"
+        'mnist_static-linear,"arms, num_samples=8",4\nmnist_static-two_layers,loo,2\n',
+        encoding="utf-8",
+    )
+    runs, notes = report.gather(tmp_path)
+    times = {run.name: [row["training_seconds"] for row in run.metrics] for run in runs}
+    assert not notes and np.isnan(times.pop("loo")).all()
+    assert times == {"arm": [0.25, 0.5], "faster": [0.25, 0.5], "four": [1.25, 2.5]}
+    speeds.write_text("experiment,steps_per_second\nmnist_static-linear,20\n", encoding="utf-8")
+    runs, (note,) = report.gather(tmp_path)
+    assert note == "speeds.csv: cannot be read ('estimator')"
+    assert [row["training_seconds"] for row in runs[0].metrics] == [1, 2]
+
+
 def test_time_is_that_of_training_and_a_constant_speed_where_it_was_not_written(tmp_path):
     header, *rows = "step,epoch,seconds,train_neg_elbo\n1024,1,9,200\n2048,2,99,150".split("\n")
     write_run(tmp_path / "old", SHORT, {"steps_per_second": 512.0}, "\n".join([header, *rows]))

@@ -8,9 +8,12 @@ compared runs interleaved, round by round; figures are medians, with the quartil
 benchmark.json, and benchmark.png for the first and the next to last of these.
 
 With `--export=FOLDER` it writes the models' programs, for a machine without TensorFlow, instead.
+With `--speeds=FOLDER` it measures the estimators of the finished runs in that folder instead, and
+writes there the speeds with which `arm_tf.report` draws their curves against time.
 With `--history=FILE` steps are held against ratios that `--record` has added to the file.
 """
 
+import pathlib
 import platform
 
 import psutil
@@ -18,7 +21,7 @@ from absl import flags
 
 from arm_tf import cli, files
 from arm_tf.benchmark.bench import export
-from arm_tf.benchmark.cost import measure_cost, measure_sweep
+from arm_tf.benchmark.cost import measure_cost, measure_speeds, measure_sweep
 from arm_tf.benchmark.history import compare_with_history
 from arm_tf.benchmark.processes import measure_process, measure_trials
 from arm_tf.benchmark.programs import measure_evaluation, measure_fit, measure_steps
@@ -38,7 +41,8 @@ def main() -> None:
             f"{','.join(values.parts)} and {values.rounds}."
         )
     flag = "export" if values.export else "out"
-    out = files.make_folder(getattr(values, flag), f"--{flag}")
+    make = lambda: files.make_folder(getattr(values, flag), f"--{flag}")
+    out = pathlib.Path(values.speeds) if values.speeds else make()
     load = psutil.getloadavg()[0]
     cli.load_tensorflow()
     import tensorflow as tf
@@ -47,6 +51,9 @@ def main() -> None:
         return export(random_images(), out)
     if load > 0.5:
         print(f"Other work is running (load {load:.1f}): ratios may do, rates do not.")
+    if values.speeds:
+        print(f"Written to {measure_speeds(out, random_images(), values.rounds)}.")
+        return
     from arm_tf.benchmark import figures
 
     dataset = random_images()
@@ -82,6 +89,11 @@ if __name__ == "__main__":
     flags.DEFINE_list("parts", list(PARTS), "What to measure, with commas.")
     flags.DEFINE_integer("rounds", 15, "Rounds of measurements.")
     flags.DEFINE_string("export", None, "Folder for programs to run elsewhere; measures nothing.")
+    flags.DEFINE_string(
+        "speeds",
+        None,
+        "Folder of finished runs whose speeds to write there; measures nothing else.",
+    )
     flags.DEFINE_string("out", "runs/benchmark", "Folder for the files.")
     flags.DEFINE_string("history", None, "CSV file of ratios, which steps are compared with.")
     flags.DEFINE_bool("record", False, "Add the ratios to --history in place of comparing.")

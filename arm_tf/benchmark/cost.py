@@ -1,14 +1,23 @@
-"""How cost grows with settings, and what a comparison of all estimators costs."""
+"""How cost grows with settings, what a comparison of all estimators costs, and runs' speeds."""
 
+import csv
+import io
+import itertools
+import pathlib
 import typing
+from collections.abc import Mapping
 
 import numpy as np
 
-from arm_tf import estimators, paper
+from arm_tf import estimators, files, paper
 from arm_tf.benchmark.bench import MODELS, Bench
 from arm_tf.benchmark.timing import measure, spread
 from arm_tf.data import Dataset
+from arm_tf.errors import RunError
+from arm_tf.report.runs import SPEED_COLUMNS, SPEEDS, gather
 from arm_tf.training import workers
+
+_Name = typing.TypeVar("_Name")
 
 _SWEEPS = {
     "batch_size": (12, 25, 50, 100, 200, 400),
@@ -55,18 +64,11 @@ def measure_cost(dataset: Dataset, rounds: int) -> dict[str, typing.Any]:
     names = [name for name in estimators.TABLE if name != "exact"]
     cells = {("mnist_static-linear", name): {"estimator": name} for name in names}
     cells |= {(setting, "arm"): {} for setting in _COMPARED}
-    benches = {
-        cell: Bench(dataset, **{**_COMPARED[cell[0]], **change, "steps_per_loop": 20})
+    settings_of = {
+        cell: {**_COMPARED[cell[0]], **change, "steps_per_loop": 20}
         for cell, change in cells.items()
     }
-    print(f"cost: {len(benches)} programs compiled, measuring", flush=True)
-    functions = {cell: (bench.run.run_steps, bench.steps) for cell, bench in benches.items()}
-    seconds = {
-        cell: float(np.median(values))
-        for cell, values in measure(functions, max(3, rounds // 5)).items()
-    }
-    for bench in benches.values():
-        bench.close()
+    seconds = _seconds_a_step(dataset, settings_of, rounds)
     by_estimator = {name: seconds["mnist_static-linear", name] for name in names}
     by_setting = {setting: seconds[setting, "arm"] for setting in _COMPARED}
     hours = {}
@@ -106,3 +108,50 @@ def measure_cost(dataset: Dataset, rounds: int) -> dict[str, typing.Any]:
             flush=True,
         )
     return result
+
+
+def measure_speeds(folder: pathlib.Path, dataset: Dataset, rounds: int) -> pathlib.Path:
+    """Measures steps a second of the estimators of finished runs, and writes them as speeds.csv.
+
+    Those of an experiment run interleaved, in the settings of its runs. With these speeds
+    `arm_tf.report` draws curves against time of all runs in the folder, so that they compare even
+    if the runs were on several machines, or had other work beside them.
+
+    Args:
+      folder: path of a folder with runs of papers' experiments.
+      dataset: `arm_tf.data.Dataset` of the runs' image size.
+      rounds: int, of measurements.
+
+    Returns:
+      The file's path.
+
+    Raises:
+      RunError: there is no such run.
+    """
+    runs = [run for run in gather(folder)[0] if run.experiment]
+    if not runs:
+        raise RunError(f"There are no finished runs of a paper's experiment in {folder}.")
+    cells = {run.speed_of: run.config.settings() for run in runs}
+    rows = io.StringIO()
+    lines = csv.writer(rows, lineterminator="\n")
+    lines.writerow(SPEED_COLUMNS)
+    for experiment, group in itertools.groupby(sorted(cells), key=lambda cell: cell[0]):
+        print(experiment, flush=True)
+        seconds = _seconds_a_step(dataset, {cell: cells[cell] for cell in group}, rounds)
+        for (_, estimator), value in sorted(seconds.items(), key=lambda item: item[1]):
+            lines.writerow([experiment, estimator, f"{1 / value:.4g}"])
+    files.write_text(folder / SPEEDS, rows.getvalue())
+    return folder / SPEEDS
+
+
+def _seconds_a_step(
+    dataset: Dataset, cells: Mapping[_Name, dict[str, typing.Any]], rounds: int
+) -> dict[_Name, float]:
+    """Median seconds of a step of training in several settings, interleaved; by name."""
+    benches = {name: Bench(dataset, **settings) for name, settings in cells.items()}
+    print(f"{len(benches)} programs compiled, measuring", flush=True)
+    functions = {name: (bench.run.run_steps, bench.steps) for name, bench in benches.items()}
+    seconds = measure(functions, max(3, rounds // 5))
+    for bench in benches.values():
+        bench.close()
+    return {name: float(np.median(values)) for name, values in seconds.items()}

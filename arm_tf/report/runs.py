@@ -16,6 +16,8 @@ from arm_tf.training import config, run_folder
 # Settings in which runs of one experiment may differ from the paper's without a word.
 _INCIDENTAL = {"seed", "epochs", "max_steps", *config.INCIDENTAL}
 
+SPEEDS = "speeds.csv"
+SPEED_COLUMNS = ("experiment", "estimator", "steps_per_second")
 
 COLUMNS = {
     "run": "run",
@@ -38,7 +40,9 @@ class Run:
       config: `arm_tf.training.config.Config`.
       result: dict, what result.json holds.
       metrics: rows of metrics.csv, dicts of floats; all have `training_seconds`, which in runs of
-        versions that did not write it is steps over the result's steps a second of training.
+        versions that did not write it is steps over the result's steps a second of training. Where
+        the folder that was searched holds speeds.csv, of `arm_tf.benchmark --speeds`, it is steps
+        over the speed of `speed_of` there, and NaN where there is none.
       gradient_variance: of its own estimator, where `arm_tf.variance` measured it, or None.
       variance_samples: K at which that is, or None where that is not known.
     """
@@ -115,6 +119,13 @@ class Run:
         assert self._place, "there are no settings of a paper for this run"
         return self._departures(*self._place)
 
+    @property
+    def speed_of(self) -> tuple[str, str]:
+        """What its speed hangs on: the experiment, as its picture is named, and the estimator."""
+        settings = [(name, value) for name, value in self.departures.items()
+                    if name != "test_samples" and not name.endswith("learning_rate")]  # fmt: skip
+        return self.picture, named(self.config.estimator, settings)
+
     def published(self, name: str) -> paper.Figure:
         """A figure that the paper has of it, by its name in result.json or metrics.csv, or None."""
         cell = self._cell(*self._place) if self._place else None
@@ -157,6 +168,11 @@ def gather(folder: str | os.PathLike[str]) -> tuple[list[Run], list[str]]:
       A list of `Run`, sorted by the test bound, and a list of str.
     """
     runs, notes = [], []
+    speeds = {}
+    try:
+        speeds = _speeds(pathlib.Path(folder) / SPEEDS)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        notes.append(f"{SPEEDS}: cannot be read ({error})")
     for config_file in sorted(pathlib.Path(folder).rglob("config.json")):
         path = config_file.parent
         name = path.relative_to(folder).as_posix()
@@ -175,10 +191,24 @@ def gather(folder: str | os.PathLike[str]) -> tuple[list[Run], list[str]]:
                 rate = result["steps_per_second"]
                 metrics = [{**row, "training_seconds": row["step"] / rate} for row in metrics]
             variance = _own_variance(path, settings.estimator)
-            runs.append(Run(name, settings, result, metrics, *variance))
+            run = Run(name, settings, result, metrics, *variance)
+            if speeds and run.experiment:
+                rate = speeds.get(run.speed_of, math.nan)
+                metrics = [{**row, "training_seconds": row["step"] / rate} for row in metrics]
+                run = dataclasses.replace(run, metrics=metrics)
+            runs.append(run)
         except (OSError, ValueError, KeyError, TypeError, RunError) as error:
             notes.append(f"{name}: cannot be read ({error})")
     return sorted(runs, key=lambda run: run.result["test_nll"]), notes
+
+
+def _speeds(file: pathlib.Path) -> dict[tuple[str, str], float]:
+    """Steps a second by `Run.speed_of`, as `arm_tf.benchmark --speeds` has measured them."""
+    if not file.exists():
+        return {}
+    with open(file, newline="", encoding="utf-8") as lines:
+        rows = [[row[column] for column in SPEED_COLUMNS] for row in csv.DictReader(lines)]
+    return {(experiment, estimator): float(rate) for experiment, estimator, rate in rows}
 
 
 def _own_variance(path: pathlib.Path, estimator: str) -> tuple[float | None, int | None]:
