@@ -189,7 +189,7 @@ def elbo_curves(trials: Mapping[str, Sequence[Sequence[dict[str, float]]]], titl
                 axes.grid(alpha=0.3)
         panels[2, 0].set_xlabel("steps")
         panels[2, 0].xaxis.set_major_formatter(EngFormatter(sep=""))
-        panels[2, 1].set_xlabel("seconds of training (evaluation and pauses left out)")
+        panels[2, 1].set_xlabel("seconds of training alone")
         figure.suptitle(title)
         handles, labels = panels[1, 0].get_legend_handles_labels()
         look = {"ncols": _LEGEND_COLUMNS, "frameon": False}

@@ -1,6 +1,5 @@
 """The benchmark: its plain reference is the same mathematics, and it finds a step's products."""
 
-import dataclasses
 import subprocess
 import sys
 
@@ -8,14 +7,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from arm_tf import data, files, models, paper, report
+from arm_tf import data, models, paper
 from arm_tf.benchmark import plain_reference
 from arm_tf.benchmark.bench import Bench
 from arm_tf.benchmark.cost import measure_speeds
 from arm_tf.benchmark.history import compare_with_history
 from arm_tf.benchmark.products import products_alone, products_of
 from arm_tf.errors import RunError
-from arm_tf.training.config import Config
 
 RNG = np.random.default_rng(0)
 
@@ -106,32 +104,38 @@ def test_history_notices_a_slower_step(tmp_path):
         compare_with_history(results(2.7), history, record=False)
 
 
-def test_speeds_are_of_each_estimator_among_finished_runs_and_reported(tmp_path):
-    run = paper.SETTINGS["mnist_static-linear"]
-    result = dict.fromkeys(("test_nll", "test_neg_elbo", "best_epoch", "epochs", "valid_nll"), 1.0)
-    result |= {"steps_per_second": None, "evaluations_per_step": 3, "steps": 10}
-    for name, changes in {
-        "arm": {},
-        "faster": {"learning_rate": 5e-4, "seed": 3},
-        "legrad": {"estimator": "legrad"},
-    }.items():
-        files.make_folder(tmp_path / name)
-        settings = dataclasses.asdict(Config(**{**run, **changes}))
-        files.write_json(tmp_path / name / "config.json", {"config": settings})
-        files.write_json(tmp_path / name / "result.json", result)
-        metrics = "step,epoch,training_seconds\n1000,1,nan\n"
-        files.write_text(tmp_path / name / "metrics.csv", metrics)
-    images = np.random.default_rng(0).integers(0, 2, (200, 784), np.uint8)
-    small = data.Dataset(
-        "mnist_static", images, images, images, dynamic=False, published=False, checksum=""
+def test_speeds_are_of_an_epoch_of_each_estimator(monkeypatch):
+    drawn = []
+    epoch = data.Dataset.epoch
+    monkeypatch.setattr(data.Dataset, "epoch", lambda *given: drawn.append(given) or epoch(*given))
+    static, dynamic = (
+        {**paper.SETTINGS["mnist_static-linear"], "dataset": name, "steps_per_loop": 10}
+        for name in ("mnist_static", "mnist_dynamic")
     )
-    with pytest.raises(RunError, match="no finished runs of a paper's experiment in"):
-        measure_speeds(tmp_path / "none", small, 3)
-    lines = measure_speeds(tmp_path, small, 3).read_text(encoding="utf-8").splitlines()
-    assert [line.rsplit(",", 1)[0] for line in lines[1:]] == [
-        "mnist_static-linear,arm", "mnist_static-linear,legrad",
-    ]  # fmt: skip
-    arm, legrad = (float(line.rsplit(",", 1)[1]) for line in lines[1:])
-    assert arm > 2 * legrad  # which evaluates f at 400 samples
-    times = {r.name: r.metrics[0]["training_seconds"] for r in report.gather(tmp_path)[0]}
-    assert times == {"arm": 1000 / arm, "faster": 1000 / arm, "legrad": 1000 / legrad}
+    speeds = measure_speeds(
+        {
+            ("static", "arm"): {**static, "epochs": 1, "eval_every": 1},
+            ("static", "legrad"): {**static, "estimator": "legrad"},
+            ("dynamic", "arm"): dynamic,
+        },
+        rounds=2,
+    )
+    assert {experiment: list(rates) for experiment, rates in speeds.items()} == {
+        "dynamic": ["arm"], "static": ["arm", "legrad"],
+    }  # fmt: skip
+    arm, legrad = speeds["static"].values()
+    assert arm["median"] > 2 * legrad["median"]  # which evaluates f at 400 samples
+    assert arm["low"] <= arm["median"] <= arm["high"]
+    assert sum(dataset.dynamic for dataset, *_ in drawn) == 5  # to compile, and four calls
+    assert sum(not dataset.dynamic for dataset, *_ in drawn) == 2
+
+
+def test_speeds_of_no_runs_or_beside_an_export_are_one_line(tmp_path):
+    for flags, message in {
+        f"--speeds={tmp_path}": "There are no finished runs of a paper's experiment in",
+        f"--speeds={tmp_path} --export=there": "--export and --speeds are two programs",
+    }.items():
+        command = [sys.executable, "-m", "arm_tf.benchmark", *flags.split()]
+        process = subprocess.run(command, capture_output=True, text=True)
+        (line,) = process.stderr.splitlines()
+        assert process.returncode and line.startswith(f"Error: {message}")

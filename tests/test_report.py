@@ -233,20 +233,25 @@ def test_time_is_steps_over_the_speeds_of_the_folder_where_it_has_some(tmp_path)
     write_run(tmp_path / "faster", faster, {"steps_per_second": None}, METRICS)
     write_run(tmp_path / "four", {**LINEAR, "estimator": "arms", "num_samples": 8}, {}, METRICS)
     write_run(tmp_path / "loo", {**LINEAR, "estimator": "loo"}, {}, METRICS)
-    speeds = tmp_path / "speeds.csv"
-    speeds.write_text(
-        "experiment,estimator,steps_per_second\nmnist_static-linear,arm,20\n"
-        'mnist_static-linear,"arms, num_samples=8",4\nmnist_static-two_layers,loo,2\n',
-        encoding="utf-8",
-    )
+    speeds = tmp_path / "speeds.json"
+    rates = {
+        "mnist_static-linear": {"arm": {"median": 20.0}, "arms, num_samples=8": {"median": 4.0}},
+        "mnist_static-two_layers": {"loo": {"median": 2.0}},
+    }
+    speeds.write_text(json.dumps({"speeds": rates}), encoding="utf-8")
     runs, notes = report.gather(tmp_path)
     times = {run.name: [row["training_seconds"] for row in run.metrics] for run in runs}
     assert not notes and np.isnan(times.pop("loo")).all()
     assert times == {"arm": [0.25, 0.5], "faster": [0.25, 0.5], "four": [1.25, 2.5]}
-    speeds.write_text("experiment,steps_per_second\nmnist_static-linear,20\n", encoding="utf-8")
-    runs, (note,) = report.gather(tmp_path)
-    assert note == "speeds.csv: cannot be read ('estimator')"
-    assert [row["training_seconds"] for row in runs[0].metrics] == [1, 2]
+    for bad, message in {
+        '{"speeds": {"mnist_static-linear": {"arm": 20.0}}}': "'float' object is not subscriptable",
+        '{"speeds": {"mnist_static-linear": {"arm": {"median": 0}}}}': "a speed is not above 0",
+        "[]": "list indices must be integers",
+    }.items():
+        speeds.write_text(bad, encoding="utf-8")
+        runs, (note,) = report.gather(tmp_path)
+        assert note.startswith(f"speeds.json: cannot be read ({message}")
+        assert [row["training_seconds"] for row in runs[0].metrics] == [1, 2]
 
 
 def test_time_is_that_of_training_and_a_constant_speed_where_it_was_not_written(tmp_path):

@@ -13,20 +13,20 @@ writes there the speeds with which `arm_tf.report` draws their curves against ti
 With `--history=FILE` steps are held against ratios that `--record` has added to the file.
 """
 
-import pathlib
 import platform
+import typing
 
 import psutil
 from absl import flags
 
-from arm_tf import cli, files
+from arm_tf import cli, files, report
 from arm_tf.benchmark.bench import export
 from arm_tf.benchmark.cost import measure_cost, measure_speeds, measure_sweep
 from arm_tf.benchmark.history import compare_with_history
 from arm_tf.benchmark.processes import measure_process, measure_trials
 from arm_tf.benchmark.programs import measure_evaluation, measure_fit, measure_steps
 from arm_tf.benchmark.timing import random_images
-from arm_tf.errors import ConfigError
+from arm_tf.errors import ConfigError, RunError
 from arm_tf.training import workers
 
 PARTS = ("steps", "fit", "evaluation", "process", "trials", "sweep", "cost")
@@ -40,9 +40,14 @@ def main() -> None:
             f"--parts takes any of {', '.join(PARTS)} and --rounds at least 2, received "
             f"{','.join(values.parts)} and {values.rounds}."
         )
-    flag = "export" if values.export else "out"
-    make = lambda: files.make_folder(getattr(values, flag), f"--{flag}")
-    out = pathlib.Path(values.speeds) if values.speeds else make()
+    if values.export and values.speeds:
+        raise ConfigError(
+            "--export and --speeds are two programs; give one, received "
+            f"--export={values.export} and --speeds={values.speeds}."
+        )
+    cells = _cells(values.speeds) if values.speeds else {}
+    flag = next((flag for flag in ("export", "speeds") if getattr(values, flag)), "out")
+    out = files.make_folder(getattr(values, flag), f"--{flag}")
     load = psutil.getloadavg()[0]
     cli.load_tensorflow()
     import tensorflow as tf
@@ -51,19 +56,21 @@ def main() -> None:
         return export(random_images(), out)
     if load > 0.5:
         print(f"Other work is running (load {load:.1f}): ratios may do, rates do not.")
-    if values.speeds:
-        print(f"Written to {measure_speeds(out, random_images(), values.rounds)}.")
-        return
-    from arm_tf.benchmark import figures
-
-    dataset = random_images()
-    results = {
+    results: dict[str, typing.Any] = {
         "cores": workers.usable_cores(),
         "processor": platform.processor() or platform.machine(),
         "devices": [device.name for device in tf.config.list_physical_devices()],
         "tensorflow": tf.__version__,
         "rounds": values.rounds,
     }
+    if values.speeds:
+        results["speeds"] = measure_speeds(cells, values.rounds)
+        files.write_json(out / report.SPEEDS, results)
+        print(f"Written to {out / report.SPEEDS}.")
+        return
+    from arm_tf.benchmark import figures
+
+    dataset = random_images()
     measurements = {
         "steps": lambda: measure_steps(dataset, values.rounds),
         "fit": lambda: measure_fit(dataset, values.rounds),
@@ -83,6 +90,14 @@ def main() -> None:
     if {"steps", "sweep"} & set(results):
         figures.parts_and_growth(results).savefig(out / "benchmark.png")
         print(f"Drawn in {out / 'benchmark.png'}.")
+
+
+def _cells(folder: str) -> dict[tuple[str, str], dict[str, typing.Any]]:
+    """Settings of the finished runs in a folder, by what their speeds hang on."""
+    runs = [run for run in report.gather(folder)[0] if run.experiment]
+    if not runs:
+        raise RunError(f"There are no finished runs of a paper's experiment in {folder}.")
+    return {run.speed_of: run.config.settings() for run in runs}
 
 
 if __name__ == "__main__":

@@ -1,21 +1,17 @@
 """How cost grows with settings, what a comparison of all estimators costs, and runs' speeds."""
 
-import csv
-import io
 import itertools
-import pathlib
 import typing
 from collections.abc import Mapping
 
 import numpy as np
 
-from arm_tf import estimators, files, paper
+from arm_tf import estimators, paper
 from arm_tf.benchmark.bench import MODELS, Bench
-from arm_tf.benchmark.timing import measure, spread
+from arm_tf.benchmark.timing import measure, random_images, spread
 from arm_tf.data import Dataset
-from arm_tf.errors import RunError
-from arm_tf.report.runs import SPEED_COLUMNS, SPEEDS, gather
 from arm_tf.training import workers
+from arm_tf.training.config import INCIDENTAL, Config
 
 _Name = typing.TypeVar("_Name")
 
@@ -64,13 +60,16 @@ def measure_cost(dataset: Dataset, rounds: int) -> dict[str, typing.Any]:
     names = [name for name in estimators.TABLE if name != "exact"]
     cells = {("mnist_static-linear", name): {"estimator": name} for name in names}
     cells |= {(setting, "arm"): {} for setting in _COMPARED}
-    settings_of = {
-        cell: {**_COMPARED[cell[0]], **change, "steps_per_loop": 20}
-        for cell, change in cells.items()
-    }
-    seconds = _seconds_a_step(dataset, settings_of, rounds)
-    by_estimator = {name: seconds["mnist_static-linear", name] for name in names}
-    by_setting = {setting: seconds[setting, "arm"] for setting in _COMPARED}
+    seconds = _seconds_a_step(
+        {
+            cell: Bench(dataset, **{**_COMPARED[cell[0]], **change, "steps_per_loop": 20})
+            for cell, change in cells.items()
+        },
+        rounds,
+    )
+    medians = {cell: float(np.median(values)) for cell, values in seconds.items()}
+    by_estimator = {name: medians["mnist_static-linear", name] for name in names}
+    by_setting = {setting: medians[setting, "arm"] for setting in _COMPARED}
     hours = {}
     for setting, settings in _COMPARED.items():
         size = settings.get("batch_size", paper.batch_size(settings["dataset"]))
@@ -110,48 +109,44 @@ def measure_cost(dataset: Dataset, rounds: int) -> dict[str, typing.Any]:
     return result
 
 
-def measure_speeds(folder: pathlib.Path, dataset: Dataset, rounds: int) -> pathlib.Path:
-    """Measures steps a second of the estimators of finished runs, and writes them as speeds.csv.
+def measure_speeds(
+    cells: Mapping[tuple[str, str], dict[str, typing.Any]], rounds: int
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Steps a second in the settings of runs, which `arm_tf.report` draws curves against time with.
 
-    Those of an experiment run interleaved, in the settings of its runs. With these speeds
-    `arm_tf.report` draws curves against time of all runs in the folder, so that they compare even
-    if the runs were on several machines, or had other work beside them.
+    Those of an experiment run interleaved. A call is an epoch of as many images as a loop of steps
+    takes, so that the drawing of a dynamic set's bits is part of it.
 
     Args:
-      folder: path of a folder with runs of papers' experiments.
-      dataset: `arm_tf.data.Dataset` of the runs' image size.
-      rounds: int, of measurements.
+      cells: settings of a run by experiment and estimator, as `arm_tf.report.Run.speed_of`.
+      rounds: int; a fifth of it, and at least three, are taken.
 
     Returns:
-      The file's path.
-
-    Raises:
-      RunError: there is no such run.
+      By experiment and then by estimator, the fastest first, the dict of `timing.spread`.
     """
-    runs = [run for run in gather(folder)[0] if run.experiment]
-    if not runs:
-        raise RunError(f"There are no finished runs of a paper's experiment in {folder}.")
-    cells = {run.speed_of: run.config.settings() for run in runs}
-    rows = io.StringIO()
-    lines = csv.writer(rows, lineterminator="\n")
-    lines.writerow(SPEED_COLUMNS)
+    speeds: dict[str, dict[str, dict[str, float]]] = {}
     for experiment, group in itertools.groupby(sorted(cells), key=lambda cell: cell[0]):
         print(experiment, flush=True)
-        seconds = _seconds_a_step(dataset, {cell: cells[cell] for cell in group}, rounds)
-        for (_, estimator), value in sorted(seconds.items(), key=lambda item: item[1]):
-            lines.writerow([experiment, estimator, f"{1 / value:.4g}"])
-    files.write_text(folder / SPEEDS, rows.getvalue())
-    return folder / SPEEDS
+        benches = {}
+        for cell in group:
+            step = {name: v for name, v in cells[cell].items() if name not in INCIDENTAL}
+            config = Config(**{**step, "epochs": rounds + 5, "max_steps": None})
+            images = random_images(
+                config.steps_per_loop * config.batch_size, config.dataset.endswith("_dynamic")
+            )
+            benches[cell[1]] = Bench(images, **config.settings())
+        seconds = _seconds_a_step(benches, rounds)
+        rates = {name: spread(1 / values) for name, values in seconds.items()}
+        fastest = sorted(rates, key=lambda name: -rates[name]["median"])
+        speeds[experiment] = {name: rates[name] for name in fastest}
+    return speeds
 
 
-def _seconds_a_step(
-    dataset: Dataset, cells: Mapping[_Name, dict[str, typing.Any]], rounds: int
-) -> dict[_Name, float]:
-    """Median seconds of a step of training in several settings, interleaved; by name."""
-    benches = {name: Bench(dataset, **settings) for name, settings in cells.items()}
+def _seconds_a_step(benches: Mapping[_Name, Bench], rounds: int) -> dict[_Name, np.ndarray]:
+    """Seconds of a step of training in each round, interleaved, by name; closes the benches."""
     print(f"{len(benches)} programs compiled, measuring", flush=True)
     functions = {name: (bench.run.run_steps, bench.steps) for name, bench in benches.items()}
     seconds = measure(functions, max(3, rounds // 5))
     for bench in benches.values():
         bench.close()
-    return {name: float(np.median(values)) for name, values in seconds.items()}
+    return seconds

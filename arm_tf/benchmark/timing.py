@@ -12,13 +12,15 @@ from arm_tf.data import Dataset
 _Name = typing.TypeVar("_Name")
 
 
-def random_images() -> Dataset:
-    """Bits of MNIST's size, number and density, as an `arm_tf.data.Dataset`."""
+def random_images(number: int = 50_000, dynamic: bool = False) -> Dataset:
+    """Images of MNIST's size, number and density, as an `arm_tf.data.Dataset`; grey if dynamic."""
     rng = np.random.default_rng(0)
-    sizes = (50_000, 1000, 1000)
-    train, valid, test = (rng.binomial(1, 0.13, (n, 784)).astype(np.uint8) for n in sizes)
+    train, valid, test = (
+        rng.binomial(1, 0.13, (n, 784)).astype(np.uint8) for n in (number, 1000, 1000)
+    )
+    train *= 255 if dynamic else 1
     return data.Dataset(
-        "mnist_static", train, valid, test, dynamic=False, published=False, checksum=""
+        "mnist_static", train, valid, test, dynamic=dynamic, published=False, checksum=""
     )
 
 

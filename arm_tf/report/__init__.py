@@ -6,13 +6,14 @@ from collections.abc import Iterable
 
 from arm_tf import paper
 from arm_tf.report.measurements import measurements
-from arm_tf.report.runs import Run, curves, gather
+from arm_tf.report.runs import SPEEDS, Run, curves, gather
 from arm_tf.report.tables import compared, experiment_title, markdown, other_papers, table_csv
 
 if typing.TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
+    "SPEEDS",
     "Run",
     "compared",
     "curves",

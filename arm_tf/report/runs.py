@@ -16,8 +16,7 @@ from arm_tf.training import config, run_folder
 # Settings in which runs of one experiment may differ from the paper's without a word.
 _INCIDENTAL = {"seed", "epochs", "max_steps", *config.INCIDENTAL}
 
-SPEEDS = "speeds.csv"
-SPEED_COLUMNS = ("experiment", "estimator", "steps_per_second")
+SPEEDS = "speeds.json"  # the file, in a folder with runs
 
 COLUMNS = {
     "run": "run",
@@ -41,7 +40,7 @@ class Run:
       result: dict, what result.json holds.
       metrics: rows of metrics.csv, dicts of floats; all have `training_seconds`, which in runs of
         versions that did not write it is steps over the result's steps a second of training. Where
-        the folder that was searched holds speeds.csv, of `arm_tf.benchmark --speeds`, it is steps
+        the folder that was searched holds speeds.json, of `arm_tf.benchmark --speeds`, it is steps
         over the speed of `speed_of` there, and NaN where there is none.
       gradient_variance: of its own estimator, where `arm_tf.variance` measured it, or None.
       variance_samples: K at which that is, or None where that is not known.
@@ -121,7 +120,10 @@ class Run:
 
     @property
     def speed_of(self) -> tuple[str, str]:
-        """What its speed hangs on: the experiment, as its picture is named, and the estimator."""
+        """What its speed hangs on: the experiment, as its picture is named, and the estimator.
+
+        The latter with settings that are not the paper's, but for learning rates.
+        """
         settings = [(name, value) for name, value in self.departures.items()
                     if name != "test_samples" and not name.endswith("learning_rate")]  # fmt: skip
         return self.picture, named(self.config.estimator, settings)
@@ -171,7 +173,7 @@ def gather(folder: str | os.PathLike[str]) -> tuple[list[Run], list[str]]:
     speeds = {}
     try:
         speeds = _speeds(pathlib.Path(folder) / SPEEDS)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         notes.append(f"{SPEEDS}: cannot be read ({error})")
     for config_file in sorted(pathlib.Path(folder).rglob("config.json")):
         path = config_file.parent
@@ -206,9 +208,14 @@ def _speeds(file: pathlib.Path) -> dict[tuple[str, str], float]:
     """Steps a second by `Run.speed_of`, as `arm_tf.benchmark --speeds` has measured them."""
     if not file.exists():
         return {}
-    with open(file, newline="", encoding="utf-8") as lines:
-        rows = [[row[column] for column in SPEED_COLUMNS] for row in csv.DictReader(lines)]
-    return {(experiment, estimator): float(rate) for experiment, estimator, rate in rows}
+    speeds = {
+        (experiment, estimator): float(rate["median"])
+        for experiment, rates in files.read_json(file)["speeds"].items()
+        for estimator, rate in rates.items()
+    }
+    if not all(rate > 0 for rate in speeds.values()):
+        raise ValueError("a speed is not above 0")
+    return speeds
 
 
 def _own_variance(path: pathlib.Path, estimator: str) -> tuple[float | None, int | None]:
