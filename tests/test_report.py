@@ -75,7 +75,8 @@ def test_measurements_that_cannot_be_read_are_passed_over(name, text, tmp_path):
 
 def test_full_runs_on_published_data_stand_beside_the_published_figures(tmp_path):
     for seed, bound in [(0, 107.0), (1, 107.4)]:
-        write_run(tmp_path / f"arm{seed}", {**LINEAR, "seed": seed}, {"test_nll": bound})
+        result = {"test_nll": bound, "test_neg_elbo": bound + 8}
+        write_run(tmp_path / f"arm{seed}", {**LINEAR, "seed": seed}, result)
     write_run(tmp_path / "legrad", {**LINEAR, "estimator": "legrad"}, {"test_nll": 117.0})
     faster = {**LINEAR, "learning_rate": 5e-4, "eval_every": 20}
     write_run(tmp_path / "faster", faster, {"test_nll": 106.0, "valid_nll": 110.0})
@@ -109,10 +110,14 @@ def test_full_runs_on_published_data_stand_beside_the_published_figures(tmp_path
     text = report.markdown(runs)
     beside, rates, others, stand_ins = text.split("\n\n| ")[1:]
     arm = (
-        "| MNIST-static, linear | `arm` | 107.2 ± 0.1 | 107.20 ± 0.28 | +0.00 | 1e-4 | – | 1,200 |"
+        "| MNIST-static, linear | `arm` | 107.2 ± 0.1 | 107.20 ± 0.28 | +0.00 "
+        "| 115.20 ± 0.28 | 1e-4 | – | 1,200 | 2 of 5 |"
     )
-    assert f"{arm} 2 of 5 |" in beside
-    assert "| `legrad` | ≤ 117.5 | 117.00 | – | 1e-4 | 5e-4, 5e-5 | 1,200 | 1 of 5 |" in beside
+    assert arm in beside
+    assert (
+        "| `legrad` | ≤ 117.5 | 117.00 | – | 112.00 | 1e-4 | 5e-4, 5e-5 | 1,200 | 1 of 5 |"
+        in beside
+    )
     assert [line.partition("`arm` ")[2] for line in rates.splitlines()[2:5]] == [
         "| 5e-4 | 110.00 | 106.00 | 0 |",
         "| 1e-4 | 109.50 ± 0.00 | 107.20 ± 0.28 | 0, 1 |",

@@ -18,8 +18,9 @@ def compared(runs: Iterable[Run]) -> list[dict[str, typing.Any]]:
       Dicts with "experiment", "estimator" (and settings that are not the paper's, but for the
       learning rate), "learning_rate" (that of the best validation), "missing" (those of the
       paper's that were not run), "published" (a text), "ours" (`arm_tf.trials.Figure`),
-      "difference" from the published figure or None, "epochs", "seeds", and "rates": by learning
-      rate dicts with "valid" and "test" (`arm_tf.trials.Figure`) and "seeds".
+      "difference" from the published figure or None, "neg_elbo" (`Figure`, in the test, of the
+      weights of "ours"), "epochs", "seeds", and "rates": by learning rate dicts with "valid",
+      "test" and "neg_elbo" (`Figure`) and "seeds".
     """
     cells: dict[tuple, dict[float, dict[int, dict[str, typing.Any]]]] = {}
     for (experiment, estimator, departures), group in by_trials(
@@ -39,6 +40,7 @@ def compared(runs: Iterable[Run]) -> list[dict[str, typing.Any]]:
             rate: {
                 "valid": trials.Figure.of(validation[rate].values()),
                 "test": trials.Figure.of(result["test_nll"] for result in results.values()),
+                "neg_elbo": trials.Figure.of(r["test_neg_elbo"] for r in results.values()),
                 "seeds": sorted(results),
             }
             for rate, results in sorted(by_rate.items(), reverse=True)
@@ -56,6 +58,7 @@ def compared(runs: Iterable[Run]) -> list[dict[str, typing.Any]]:
                 "published": text,
                 "ours": ours,
                 "difference": None if value is None else ours.mean - value,
+                "neg_elbo": rates[best]["neg_elbo"],
                 "epochs": paper.SETTINGS[experiment]["epochs"],
                 "seeds": rates[best]["seeds"],
                 "rates": rates,
@@ -151,14 +154,14 @@ def markdown(runs: Sequence[Run]) -> str:
         parts.append(
             "Test −log p(x) in nats (−log p(x_l|x_u) of the conditional network): bounds over "
             f"{config.Config().test_samples:,} samples at the epoch of the best validation, ± the "
-            "standard deviation over seeds, and beside them the paper's. The learning rate is that "
-            "of the best validation among those run.\n\n"
+            "standard deviation over seeds, and beside them the paper's, and the test −ELBO of the "
+            "same weights. The learning rate is that of the best validation among those run.\n\n"
             + table(
-                ["experiment", "estimator", "published", "ours", "difference", "learning rate",
-                 "rates not run", "epochs", "seeds"],
+                ["experiment", "estimator", "published", "ours", "difference", "test −ELBO",
+                 "learning rate", "rates not run", "epochs", "seeds"],
                 [[experiment_title(r["experiment"]), r["estimator"], r["published"], str(r["ours"]),
                   "–" if r["difference"] is None else f"{r['difference']:+.2f}".replace("-", "−"),
-                  scientific(r["learning_rate"]),
+                  str(r["neg_elbo"]), scientific(r["learning_rate"]),
                   ", ".join(map(scientific, r["missing"])) or "–",
                   f"{r['epochs']:,}", f"{len(r['seeds'])} of {len(paper.SEEDS)}"] for r in rows],
             )
