@@ -1,11 +1,11 @@
 """What the documentation takes from the package and its results; a hook of MkDocs.
 
-Tables between `<!-- python -m arm_tf.report FOLDER -->`, with `, first table` after FOLDER if only
-that is wanted, or `<!-- arm_tf.estimators.markdown() -->` and `<!-- end -->` are made anew by
-`python docs/generate.py`, in README.md and docs/; tests compare them. Built into the site alone
-are the figures of finished runs, at `<!-- curves of FOLDER -->`, the estimators one by one, the
-commands' flags, the pages of the API, a module each, and copies of files elsewhere in the
-repository that pages link to.
+Tables between `<!-- python -m arm_tf.report FOLDER -->`, with `, ARM's rows` after FOLDER if only
+those of the first table are wanted, or `<!-- arm_tf.estimators.markdown() -->` and `<!-- end -->`
+are made anew by `python docs/generate.py`, in README.md and docs/; tests compare them. Built into
+the site alone are the figures of finished runs, at `<!-- curves of FOLDER -->`, the estimators one
+by one, the commands' flags, the pages of the API, a module each, and copies of files elsewhere in
+the repository that pages link to.
 """
 
 import ast
@@ -19,7 +19,7 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "arm_tf"
 BLOCK = re.compile(
-    r"<!-- (python -m arm_tf\.report ([^\s,]+)(, first table)?|arm_tf\.estimators\.markdown\(\))"
+    r"<!-- (python -m arm_tf\.report ([^\s,]+)(, ARM's rows)?|arm_tf\.estimators\.markdown\(\))"
     r" -->\n(.*?)\n<!-- end -->\n",
     re.DOTALL,
 )
@@ -42,7 +42,7 @@ def refreshed(text):
     return BLOCK.sub(lambda m: f"<!-- {m[1]} -->\n\n{_table(m[2], m[3])}\n<!-- end -->\n", text)
 
 
-def _table(folder, first):
+def _table(folder, only_arm):
     if folder is None:
         from arm_tf import estimators
 
@@ -52,8 +52,10 @@ def _table(folder, first):
     text, _, notes = report.summary(ROOT / folder)
     if notes or not text:
         raise ValueError(f"{folder}: {'; '.join(notes) or 'no results'}.")
-    if first:  # what it shows, and the table
-        return "\n\n".join(text.split("\n\n")[:2]) + "\n"
+    if only_arm:  # what the first table shows, its head and these rows
+        shows, rows, *_ = text.split("\n\n")
+        head, line, *rows = rows.splitlines()
+        return "\n".join([shows, "", head, line, *(row for row in rows if "`arm`" in row), ""])
     return text
 
 
