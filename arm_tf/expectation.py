@@ -6,13 +6,21 @@ learns. Both bind a row of `arm_tf.estimators` to gradients by `tf.custom_gradie
 
 import math
 import operator
-from collections.abc import Callable, Sequence
+import typing
+from collections.abc import Callable, Mapping, Sequence
 
 import keras
 import numpy as np
 import tensorflow as tf
+from keras.optimizers import schedules
 
 from arm_tf import estimators
+
+if keras.config.backend() != "tensorflow":
+    raise ImportError(
+        f"arm_tf computes with TensorFlow, and Keras is set to {keras.config.backend()!r}: set "
+        "KERAS_BACKEND=tensorflow (or `backend` in ~/.keras/keras.json) before the first import."
+    )
 
 
 def attach_gradient(
@@ -31,19 +39,32 @@ def attach_gradient(
         that.
 
     Returns:
-      float [...].
+      float [...]; a second derivative in the logits raises a ValueError.
     """
 
     @tf.custom_gradient
     def attach(value, logits, grad_logits):
         def gradient(upstream):
-            grad = tf.cast(upstream, grad_logits.dtype)[..., tf.newaxis] * grad_logits
+            once = _differentiable_no_further(grad_logits, logits)
+            grad = tf.cast(upstream, grad_logits.dtype)[..., tf.newaxis] * once
             return upstream, tf.cast(grad, logits.dtype), None
 
         return tf.identity(value), gradient
 
     attached = attach(value, logits, grad_logits)
     return gradient_after(attached, lambda: [grad_logits, *learn()])
+
+
+@tf.custom_gradient
+def _differentiable_no_further(grad_logits: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    def gradient(upstream):
+        raise ValueError(
+            "A gradient estimate has no derivative: second derivatives through the logits of "
+            "binary units are not estimated. Put tf.stop_gradient around the first derivative, or "
+            "write the loss as a sum over all vectors of bits, weighed by their probabilities."
+        )
+
+    return tf.identity(grad_logits), gradient
 
 
 def gradient_after(
@@ -126,12 +147,12 @@ def expectation(
       u: uniform noise [rows, ..., V] to threshold, for exact tests; drawn when None. An
         estimator takes `arm_tf.estimators.get(estimator).rows(K, V)` rows of it.
       seed: int or pair of ints that determines the noise; None draws afresh at each call.
-      **options: settings of the estimator, such as temperature.
+      **options: settings of the estimator, such as temperature: numbers, or scalar tensors and
+        variables, which are used at no less than the setting's limit.
 
     Returns:
       Float [...], in the dtype of `logits` but at least float32; differentiable once in `logits`
-      and in whatever f uses (the estimate counts as a constant: a second derivative would leave
-      out its own, without an error).
+      and in whatever f uses.
 
     Raises:
       ValueError: an unknown estimator or option, too small a num_samples, too many units for the
@@ -161,6 +182,12 @@ def expectation(
     parameters = {
         name: tf.constant(value, u.dtype) for name, value in row.initial_parameters(units).items()
     }
+    if any(isinstance(value, schedules.LearningRateSchedule) for value in options.values()):
+        raise ValueError(
+            "A schedule counts steps, and a function keeps nothing between calls: give "
+            f"expectation the number of the moment, received {options}."
+        )
+    options = _present(row, options, None, u.dtype)
     run = lambda f, logits, u: _run(row, f, logits, u, parameters, options)
     estimate = at_any_precision(run, lambda b, **_: f(b), logits, u)
     return attach_gradient(estimate.value, logits, estimate.grad_logits)
@@ -184,6 +211,47 @@ def draw(
         # By name: what XLA chooses by itself takes ten times as long on a CPU.
         u = tf.random.stateless_uniform(shape, seed, dtype=dtype, alg="philox")
     return tf.ensure_shape(u, [rows, *logits.shape])
+
+
+_VARIABLES = (tf.Variable, keras.Variable)
+
+
+def _present(
+    row: estimators.Estimator,
+    options: Mapping[str, typing.Any],
+    step: keras.Variable | None,
+    dtype: tf.DType,
+) -> dict[str, typing.Any]:
+    """The values that options have at present: numbers, or tensors of no less than their limits."""
+    lows = {option.name: option.low for option in row.options}
+
+    def present(name, value):
+        if isinstance(value, (int, float)):
+            return value
+        if isinstance(value, schedules.LearningRateSchedule):
+            value = value(tf.convert_to_tensor(step))
+        value = tf.cast(tf.convert_to_tensor(value), dtype)
+        return tf.maximum(tf.stop_gradient(value), tf.constant(lows[name], dtype))
+
+    return {name: present(name, value) for name, value in options.items()}
+
+
+def option_config(option: typing.Any) -> typing.Any:
+    """What `option_from_config` makes a layer's option from: a number or a dict."""
+    if isinstance(option, schedules.LearningRateSchedule):
+        return schedules.serialize(option)
+    if isinstance(option, _VARIABLES):
+        return {"variable": float(option.numpy())}
+    return option
+
+
+def option_from_config(config: typing.Any) -> typing.Any:
+    """The number, variable or schedule; what is no dict is one already."""
+    if not isinstance(config, dict):
+        return config
+    if "variable" in config:
+        return keras.Variable(config["variable"], trainable=False)
+    return schedules.deserialize(config)
 
 
 def _run(
@@ -247,7 +315,8 @@ class GradientEstimator(keras.layers.Layer):
       estimator: a name from `arm_tf.estimators.TABLE`.
       units: int V.
       num_samples: int K, or None for the estimator's own number.
-      **options: settings of the estimator, such as temperature.
+      **options: settings of the estimator, such as temperature: numbers, scalar variables, or
+        schedules of the steps that have been counted in `step`.
 
     Attributes:
       evaluations: evaluations of f for each datum.
@@ -287,7 +356,31 @@ class GradientEstimator(keras.layers.Layer):
         }
         for name, variable in self.parameters.items():
             setattr(self, f"_{name}", variable)  # which tf.train.Checkpoint looks for
+        self.step = None
+        if any(isinstance(value, schedules.LearningRateSchedule) for value in options.values()):
+            zeros = keras.initializers.Zeros()
+            self.step = self.add_weight((), zeros, "int64", trainable=False, name="step")
+        self._variables_of_options = [v for v in options.values() if isinstance(v, _VARIABLES)]
         self.built = True
+
+    def save_own_variables(self, store: typing.Any) -> None:
+        for i, variable in enumerate(self._saved_variables()):
+            store[str(i)] = variable.numpy()
+
+    def load_own_variables(self, store: typing.Any) -> None:
+        variables = self._saved_variables()
+        if len(store.keys()) != len(variables):
+            raise ValueError(
+                f"The weights of {self.row.name!r} were saved with {len(store.keys())} variables, "
+                f"and it has {len(variables)} here; give it the same estimator and settings."
+            )
+        for i, variable in enumerate(variables):
+            variable.assign(store[str(i)])
+
+    def _saved_variables(self) -> list[typing.Any]:
+        """The layer's own and those of its options, each once."""
+        variables = [*self.variables, *self._variables_of_options]
+        return list({id(variable): variable for variable in variables}.values())
 
     def estimate(
         self, f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor, learn: bool = True
@@ -313,12 +406,18 @@ class GradientEstimator(keras.layers.Layer):
         self, f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor
     ) -> estimators.Estimate:
         """The `arm_tf.estimators.Estimate` with the present parameters, which stay as they are."""
-        return _run(self.row, f, logits, u, self._values(), self.options)
+        return _run(self.row, f, logits, u, self._values(), self._present_options(u))
 
     def update(self, new_parameters: dict[str, tf.Tensor]) -> list[tf.Operation]:
-        """Gives parameters that are not learned by gradient their next values; the operations."""
+        """Counts a step and gives parameters that no gradient teaches their next values.
+
+        Returns:
+          The operations, a list.
+        """
         pairs = new_parameters.items()
         operations = [self.parameters[name].value.assign(value) for name, value in pairs]
+        if self.step is not None:
+            operations.append(self.step.value.assign_add(1))
         return [] if tf.executing_eagerly() else operations
 
     def learning(self, estimate: estimators.Estimate) -> tf.Tensor:
@@ -331,7 +430,10 @@ class GradientEstimator(keras.layers.Layer):
     def sample(self, logits: tf.Tensor, u: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         """A sample of a row that has a derivative in its logits, and parameters' next values."""
         arguments = [self._values()] if self.parameters else []
-        return self.row.sample(logits, u, *arguments, **self.options)
+        return self.row.sample(logits, u, *arguments, **self._present_options(u))
+
+    def _present_options(self, u: tf.Tensor) -> dict[str, typing.Any]:
+        return _present(self.row, self.options, self.step, u.dtype)
 
     def _values(self) -> dict[str, tf.Tensor]:
         return {name: tf.convert_to_tensor(p) for name, p in self.parameters.items()}

@@ -1,8 +1,12 @@
 """The Keras layer of stochastic binary units."""
 
+import contextlib
+import contextvars
 import math
+import types
 import typing
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 
 import keras
 import tensorflow as tf
@@ -15,8 +19,22 @@ from arm_tf.expectation import (
     attach_gradient,
     draw,
     gradient_after,
+    option_config,
+    option_from_config,
     precise_dtype,
 )
+
+_likeliest = contextvars.ContextVar[bool | None]("arm_tf_likeliest", default=None)
+
+
+@contextlib.contextmanager
+def likeliest_bits(chosen: bool | None) -> Iterator[None]:
+    """Lets layers infer by their likeliest bits, or not, whatever they say; None leaves it."""
+    token = _likeliest.set(_likeliest.get() if chosen is None else chosen)
+    try:
+        yield
+    finally:
+        _likeliest.reset(token)
 
 
 @keras.saving.register_keras_serializable(package="arm_tf")
@@ -46,8 +64,12 @@ class StochasticBinary(keras.layers.Layer):
       num_samples: int, noise samples that the estimator averages over; None for its own number.
       seed: int, for reproducible noise; None for other noise in each process. Layers with the same
         seed draw the same noise: give each one of its own.
-      **kwargs: settings of the estimator, such as temperature=0.5, and arguments of
-        `keras.layers.Layer`.
+      deterministic: bool, whether inference (`training=False`) takes the likeliest bits,
+        1[logits > 0], in place of samples.
+      **kwargs: settings of the estimator, such as temperature, and arguments of
+        `keras.layers.Layer`. A setting is a number; a scalar variable, whose value of the moment is
+        used; or a `keras.optimizers.schedules.LearningRateSchedule` of the training steps of this
+        layer. The last two are used at no less than the setting's limit, and saved with the layer.
 
     Raises:
       ValueError: an unknown estimator, a setting that it does not have or cannot use, too small a
@@ -59,9 +81,19 @@ class StochasticBinary(keras.layers.Layer):
         estimator: str = "arm",
         num_samples: int | None = None,
         seed: int | None = None,
+        deterministic: bool = False,
         **kwargs: typing.Any,
     ) -> None:
-        options = {name: kwargs.pop(name) for name in estimators.OPTIONS if name in kwargs}
+        if not isinstance(estimator, str):
+            raise ValueError(
+                f"estimator must be a name such as 'arm', received {estimator!r}; the layer has as "
+                "many units as there are logits: put a keras.layers.Dense(units) before it."
+            )
+        options = {
+            name: option_from_config(kwargs.pop(name))
+            for name in estimators.OPTIONS
+            if name in kwargs
+        }
         try:
             super().__init__(**kwargs)
         except ValueError as error:
@@ -72,8 +104,9 @@ class StochasticBinary(keras.layers.Layer):
             ) from None
         row, self.num_samples = estimators.check(estimator, num_samples, options=options)
         self.estimator = row.name
-        self.options = options
+        self.options = types.MappingProxyType(options)  # a change would be missed by what is traced
         self.seed = seed
+        self.deterministic = deterministic
         self.seed_generator = keras.random.SeedGenerator(seed)
         self.supports_masking = True
         self._has_sample = row.relaxation is not None
@@ -121,6 +154,28 @@ class StochasticBinary(keras.layers.Layer):
                 f"{tf.as_dtype(logits.dtype).name} and shape {tuple(logits.shape)}."
             )
 
+    def _warn_of_activation(self, logits: keras.KerasTensor) -> None:
+        """Warns where Keras's layer or operation before puts out no negative numbers."""
+        history = getattr(logits, "_keras_history", None)
+        before = history.operation if history else None
+        activation = getattr(before, "activation", None)
+        if activation is None and not getattr(before, "weights", ()):
+            activation = before
+        if activation is None or not type(before).__module__.startswith("keras."):
+            return
+        with tf.init_scope():
+            try:
+                least = tf.reduce_min(activation(tf.linspace([-9.0, 9.0], [9.0, -9.0], 19)))
+            except Exception:  # it takes something else than a matrix
+                return
+        if least >= 0:
+            warnings.warn(
+                f"{self.name!r} takes logits, which are negative for bits that are more often 0, "
+                f"and {before.name!r} before it puts out no negative numbers: leave out its "
+                f"activation ({getattr(activation, '__name__', before.name)}).",
+                stacklevel=2,
+            )
+
     def noise(self, logits: tf.Tensor, rows: int) -> tf.Tensor:
         """Uniform noise [rows, ..., V] for logits [..., V], at least in single precision."""
         seed = tf.cast(self.seed_generator.next(), tf.int32)
@@ -134,6 +189,9 @@ class StochasticBinary(keras.layers.Layer):
         """Units [..., V] at noise u, in the dtype of the logits and with the row's gradient."""
         precise = tf.cast(logits, u.dtype)
         if not self._has_sample or training is False:
+            chosen = _likeliest.get()
+            if not training and (self.deterministic if chosen is None else chosen):
+                u = tf.fill(tf.shape(u), tf.constant(0.5, u.dtype))
             return tf.cast(_sample_without_gradient(precise, u), logits.dtype)
         b, new_parameters = self.gradient_estimator.sample(precise, u)
         learn = lambda: self.gradient_estimator.update(new_parameters)
@@ -153,6 +211,7 @@ class StochasticBinary(keras.layers.Layer):
         training: bool | None = None,
     ) -> keras.KerasTensor:
         self.check_dtype(logits)
+        self._warn_of_activation(logits)
         if f is None:
             return keras.KerasTensor(logits.shape, self.compute_dtype)
         dtype = precise_dtype(self.compute_dtype).name
@@ -167,7 +226,8 @@ class StochasticBinary(keras.layers.Layer):
             "estimator": self.estimator,
             "num_samples": self.num_samples,
             "seed": self.seed,
-            **self.options,
+            "deterministic": self.deterministic,
+            **{name: option_config(option) for name, option in self.options.items()},
         }
 
 

@@ -11,9 +11,10 @@ import tensorflow as tf
 
 from arm_tf import StochasticBinary, StochasticModel, estimators, models
 from arm_tf.expectation import precise_dtype
-from arm_tf.stochastic_model import datum_loss as datum_losses
-from arm_tf.stochastic_model import path as paths
-from arm_tf.stochastic_model import program, tensors
+from arm_tf.stochastic_model import program
+from arm_tf.stochastic_model import surrogates as surrogate_losses
+from arm_tf.stochastic_model.batch_loss import BatchLoss
+from arm_tf.stochastic_model.rest import Rest
 
 ELBO = sorted(n for n, r in estimators.TABLE.items() if r.objective == "elbo")
 X, Y = np.array([[0.3, -0.8]]), np.array([[0.7]])
@@ -134,7 +135,7 @@ def exact_gradients(net, weights):
     return tape.gradient(total, values)
 
 
-def term_gradients(model, noise, term, x, y, sample_weight=None):
+def term_gradients(model, way, term, x, y, sample_weight=None):
     """Gradient of one addend of the loss: "path", or the estimators of a layer."""
     weights = by_layer(model.model)
     with tf.GradientTape() as tape:
@@ -142,9 +143,9 @@ def term_gradients(model, noise, term, x, y, sample_weight=None):
         path = y_pred.arm_tf_path
         if term == "path":
             total = model.compute_loss(x, y, path.outputs, sample_weight, training=False)
-        datum_loss = datum_losses.DatumLoss(model, y, y_pred, sample_weight)
+        loss = BatchLoss(model, x, y, sample_weight)
         for site in path.graph.after:
-            terms, _ = path.surrogates_at(site, datum_loss)
+            terms, _ = surrogate_losses.surrogates_at(Rest(path, site, loss), way)
             if path.graph.steps[site].operation.name == term:
                 total = terms[0]
     return [
@@ -153,7 +154,7 @@ def term_gradients(model, noise, term, x, y, sample_weight=None):
     ]
 
 
-def expected_gradients(net, estimator, monkeypatch, **kwargs):
+def expected_gradients(net, estimator, monkeypatch, way="datum", **kwargs):
     """The model's gradient in expectation over all noise, a sum over cells for each addend."""
     build, by_hand, units, after = NETS[net]
     inner = build(estimator, **kwargs)
@@ -181,8 +182,10 @@ def expected_gradients(net, estimator, monkeypatch, **kwargs):
     for term in ["path", *units]:
         axes, which = [], []
         for i, ((owner, name), (_, rows, _)) in enumerate(zip(roles, asked, strict=True)):
-            on_path = owner == "path" and name != term and name not in after.get(term, [])
-            if owner == term or on_path:
+            on_path = owner == "path" and name != term
+            if way != "batch":  # which continues with the path's noise, not with noise of its own
+                on_path = on_path and name not in after.get(term, [])
+            if on_path or (owner == term and (way != "batch" or name == term)):
                 axes += list((pair if owner == name else single)[name]) * rows
                 which.append((i, rows, units[name]))
         points, cell_weights = oracles.cells(axes)
@@ -194,7 +197,7 @@ def expected_gradients(net, estimator, monkeypatch, **kwargs):
         count = len(points)
         noise = Noise(monkeypatch, arrays)
         tile = lambda v, count=count: np.tile(v, (count, 1))
-        grads = term_gradients(model, noise, term, tile(X), tile(Y), cell_weights)
+        grads = term_gradients(model, way, term, tile(X), tile(Y), cell_weights)
         total = [a + b for a, b in zip(total, grads, strict=True)] if total else grads
     return weights, total
 
@@ -209,14 +212,14 @@ def test_expected_gradient_is_the_gradient_of_the_expected_loss(net, estimator, 
 
 def test_a_wrong_gradient_fails_the_proof(monkeypatch):
     """The proof sees a gradient that is off by a thousandth in one unit."""
-    plain = paths.at_any_precision
+    plain = surrogate_losses.at_any_precision
 
     def wrong(*args):
         estimate = plain(*args)
         scale = tf.constant([1.001, 1.0][: estimate.grad_logits.shape[-1]], tf.float64)
         return estimate._replace(grad_logits=scale * estimate.grad_logits)
 
-    monkeypatch.setattr(paths, "at_any_precision", wrong)
+    monkeypatch.setattr(surrogate_losses, "at_any_precision", wrong)
     weights, got = expected_gradients("chain", "arm", monkeypatch)
     exact = exact_gradients("chain", weights)
     assert max(np.abs(g - e).max() for g, e in zip(got, exact, strict=True)) > 1e-6
@@ -269,24 +272,8 @@ def binary(name=None, seed=0, **kwargs):
     return StochasticBinary("arm", seed=seed, name=name, **kwargs)
 
 
-def two_outputs():
-    x, z = keras.Input((3,), name="x"), keras.Input((2,), name="z")
-    hidden = binary()(keras.layers.Dense(4)(keras.layers.Concatenate()([x, z])))
-    left, right = keras.layers.Dense(2, name="left"), keras.layers.Dense(1, name="right")
-    return keras.Model({"x": x, "z": z}, {"left": left(hidden), "right": right(hidden)})
-
-
-def sequence():
-    """Masked time steps, a value for each."""
-    return keras.Sequential(
-        [
-            keras.Input((4,), dtype="int32"),
-            keras.layers.Embedding(5, 3, mask_zero=True),
-            keras.layers.LSTM(3, return_sequences=True),
-            binary(),
-            keras.layers.Dense(2),
-        ]
-    )
+RNG = np.random.default_rng(0)
+BATCH = 6
 
 
 def simple(**kwargs):
@@ -295,80 +282,9 @@ def simple(**kwargs):
     )
 
 
-RNG = np.random.default_rng(0)
-BATCH = 6
-TOKENS = np.array([[1, 2, 0, 0], [3, 0, 0, 0], [1, 1, 2, 4], [4, 3, 2, 0], [2, 2, 0, 0], [1] * 4])
-INPUTS = {
-    simple: RNG.normal(size=(BATCH, 3)).astype("float32"),
-    sequence: TOKENS,
-    two_outputs: {
-        "x": RNG.normal(size=(BATCH, 3)).astype("float32"),
-        "z": RNG.normal(size=(BATCH, 2)).astype("float32"),
-    },
-}
-TARGETS = {
-    simple: RNG.normal(size=(BATCH, 2)).astype("float32"),
-    sequence: RNG.normal(size=(BATCH, 4, 2)).astype("float32"),
-    two_outputs: {
-        "left": RNG.normal(size=(BATCH, 2)).astype("float32"),
-        "right": RNG.normal(size=(BATCH, 1)).astype("float32"),
-    },
-}
-WEIGHTS = RNG.uniform(size=BATCH).astype("float32")
-mean_squares = lambda reduction: keras.losses.MeanSquaredError(reduction=reduction)
+INPUTS = {simple: RNG.normal(size=(BATCH, 3)).astype("float32")}
+TARGETS = {simple: RNG.normal(size=(BATCH, 2)).astype("float32")}
 labels = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-LOSSES = {
-    "name": (simple, dict(loss="mae"), None),
-    "sum": (simple, dict(loss=mean_squares("sum")), WEIGHTS),
-    "weights": (simple, dict(loss="mse"), WEIGHTS),
-    "mean with weights": (simple, dict(loss=mean_squares("mean_with_sample_weight")), WEIGHTS),
-    "function": (simple, dict(loss=lambda y, p: tf.reduce_sum((y - p) ** 2, -1)), WEIGHTS),
-    "loss weight": (simple, dict(loss="mse", loss_weights=2.5), None),
-    "mask": (sequence, dict(loss="mse"), None),
-    "mask, sum": (sequence, dict(loss=mean_squares("sum")), None),
-    "mask, mean": (sequence, dict(loss=mean_squares("mean_with_sample_weight")), None),
-    "mask, weights": (sequence, dict(loss="mse"), np.tile(WEIGHTS[:, None], (1, 4))),
-    "two outputs": (two_outputs, dict(loss="mse"), None),
-    "two losses": (
-        two_outputs,
-        dict(loss={"left": "mse", "right": "mae"}, loss_weights={"left": 0.5, "right": 2.0}),
-        {"left": WEIGHTS, "right": WEIGHTS[::-1]},
-    ),
-}
-
-
-@pytest.mark.parametrize("case", LOSSES)
-def test_what_the_data_add_makes_up_the_loss(case):
-    """On the path, with every sample twice, against the loss as Keras computes it."""
-    net, settings, weights = LOSSES[case]
-    model = StochasticModel(net())
-    model.compile("sgd", **settings)
-    y_pred = model(INPUTS[net], training=True)
-    total = model.compute_loss(INPUTS[net], TARGETS[net], y_pred, weights, training=False)
-    datum_loss = datum_losses.DatumLoss(model, TARGETS[net], y_pred, weights)
-    outputs = [tensors.repeat(o, 2) for o in keras.tree.flatten(y_pred)]
-    addends = datum_loss(outputs, 2, [], tf.float32) / tf.cast(datum_loss.divisor, tf.float32)
-    assert addends.shape == (2 * BATCH,)
-    np.testing.assert_allclose(addends[:BATCH], addends[BATCH:], rtol=1e-6, atol=1e-6)
-    np.testing.assert_allclose(tf.reduce_sum(addends[:BATCH]), total, rtol=1e-5)
-    assert np.ptp(addends) > 0
-
-
-@pytest.mark.parametrize("case", LOSSES)
-def test_losses_train(case):
-    net, settings, weights = LOSSES[case]
-    model = StochasticModel(net())
-    model.compile("adam", **settings)
-    before = [w.numpy() for w in model.trainable_weights]
-    history = model.fit(
-        INPUTS[net], TARGETS[net], sample_weight=weights, batch_size=4, epochs=2, verbose=0
-    )
-    assert np.isfinite(history.history["loss"]).all()
-    assert all((a != b.numpy()).any() for a, b in zip(before, model.trainable_weights, strict=True))
-    predicted = model.predict(INPUTS[net], num_samples=3, verbose=0)
-    assert keras.tree.map_structure(np.shape, predicted) == keras.tree.map_structure(
-        np.shape, TARGETS[net]
-    )
 
 
 def test_activity_regularisers_are_part_of_what_is_estimated():
@@ -544,21 +460,10 @@ def fit_simple(model, loss="mse", y=None):
     "inner, loss, message",
     [
         (lambda: [keras.layers.Dense(2), Block(units=True)], "mse", "cannot be taken apart"),
-        (lambda: [keras.layers.Dense(2), binary(), Block()], "mse", "adds a loss of its own"),
-        (
-            lambda: [keras.layers.Dense(2), binary(), Block(activity_regularizer="l2")],
-            "mse",
-            "adds a loss of its own",
-        ),
         (
             lambda: [keras.layers.Dense(2), StochasticBinary("vimco")],
             "mse",
             "'vimco' .* another objective",
-        ),
-        (
-            lambda: [keras.layers.Dense(2), binary()],
-            lambda y, p: tf.reduce_mean((y - p) ** 2),
-            "one value for the batch",
         ),
         (
             lambda: [

@@ -101,8 +101,15 @@ class Option:
     low: float | int = 0
 
     def check(self, value: typing.Any) -> None:
-        """Raises ValueError unless `value` is a number within the limits."""
+        """Raises ValueError unless `value` is a number within the limits, or changes in time.
+
+        Scalar tensors and variables, and functions of a step, are taken as they are where the
+        option is no whole number, on which shapes depend.
+        """
         kind: typing.Any = numbers.Integral if isinstance(self.default, int) else numbers.Real
+        is_scalar = hasattr(value, "dtype") and getattr(value, "shape", None) == ()
+        if kind is numbers.Real and not isinstance(value, kind) and (is_scalar or callable(value)):
+            return
         if (
             not isinstance(value, kind)
             or isinstance(value, bool)
