@@ -1,5 +1,6 @@
 """The Keras layer of stochastic binary units."""
 
+import concurrent.futures
 import contextlib
 import contextvars
 import math
@@ -9,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator
 
 import keras
+import numpy as np
 import tensorflow as tf
 from tensorflow.python.saved_model import save_context
 
@@ -23,6 +25,15 @@ from arm_tf.expectation import (
     option_from_config,
     precise_dtype,
 )
+
+_Result = typing.TypeVar("_Result")
+
+
+def eagerly(function: Callable[[], _Result]) -> _Result:
+    """What a function returns in a thread of its own, without the caller's graph, scope or tape."""
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        return thread.submit(function).result()
+
 
 _likeliest = contextvars.ContextVar[bool | None]("arm_tf_likeliest", default=None)
 
@@ -163,11 +174,11 @@ class StochasticBinary(keras.layers.Layer):
             activation = before
         if activation is None or not type(before).__module__.startswith("keras."):
             return
-        with tf.init_scope():
-            try:
-                least = tf.reduce_min(activation(tf.linspace([-9.0, 9.0], [9.0, -9.0], 19)))
-            except Exception:  # it takes something else than a matrix
-                return
+        numbers = np.linspace([-9.0, 9.0], [9.0, -9.0], 19, dtype="float32")
+        try:
+            least = eagerly(lambda: float(tf.reduce_min(activation(tf.constant(numbers)))))
+        except Exception:  # it takes something else than a matrix
+            return
         if least >= 0:
             warnings.warn(
                 f"{self.name!r} takes logits, which are negative for bits that are more often 0, "

@@ -5,7 +5,6 @@ change. A way is taken if it gives what the definition gives, and if nothing of 
 moves, to the last bit.
 """
 
-import concurrent.futures
 import typing
 from collections.abc import Callable, Sequence
 
@@ -13,6 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from arm_tf.layers import eagerly
 from arm_tf.stochastic_model.batch_loss import BatchLoss
 from arm_tf.stochastic_model.path import Path
 from arm_tf.stochastic_model.rest import Rest
@@ -33,14 +33,11 @@ def find(
       loss_model: the compiled model around it.
       x, y, weight: a batch, of which kinds and shapes matter.
     """
-    # In a thread of its own nothing is traced, and no tape of the caller's listens.
-    with concurrent.futures.ThreadPoolExecutor(1) as thread:
-        try:
-            tries = thread.submit(
-                lambda: [_try(model, loss_model, x, y, weight, seed) for seed in range(_TRIALS)]
-            ).result()
-        except Exception:  # whatever made-up data do to a model or loss: nothing is known
-            tries = []
+    try:
+        seeds = range(_TRIALS)
+        tries = eagerly(lambda: [_try(model, loss_model, x, y, weight, seed) for seed in seeds])
+    except Exception:  # whatever made-up data do to a model or loss: nothing is known
+        tries = []
     best = lambda site: max((found[site] for found in tries), default=_NONE_SEEN)
     return {site: WAYS[best(site)] for site in Path.sites(model)}
 
