@@ -226,6 +226,19 @@ def test_a_derivative_that_depends_on_the_noise_has_its_bias_taken_away():
     np.testing.assert_allclose(mean, expected, rtol=0, atol=1e-9)
 
 
+def kinked(path, last_logits):
+    """With a derivative that says nothing of its steps, and a wrong one of the rest."""
+    bits = tf.concat(path, axis=-1)
+    steps = tf.stop_gradient(f_of_path(path, last_logits))
+    return steps + tf.abs(tf.linalg.matvec(bits, WEIGHTS[0, : bits.shape[-1]]) - 0.5)
+
+
+@pytest.mark.parametrize("later_units", [(2,), (1, 1)])
+def test_f_that_is_not_smooth_has_no_bias(later_units):
+    mean, _ = moments(later_units, f_of_path=kinked)
+    np.testing.assert_allclose(mean, exact(later_units, kinked), rtol=0, atol=1e-12)
+
+
 def test_without_a_derivative_it_is_bitflip():
     logits, u = tf.constant(RNG.normal(size=(50, 3))), tf.constant(RNG.uniform(size=(2, 50, 3)))
     got = _based_on(SLOPES["none"], proofs.f_of, logits, u)
