@@ -339,7 +339,7 @@ class GradientEstimator(keras.layers.Layer):
         super().__init__(dtype=dtype)
         self.row, self.num_samples = estimators.check(estimator, num_samples, units, options)
         self.options = options
-        self.evaluations = self.row.evaluations(self.num_samples, units)
+        self.evaluations = self.row.count(self.num_samples, units, **options)
         self.rows = self.row.rows(self.num_samples, units)
         self.width = self.row.width(self.num_samples, units)
         self.paths = self.num_samples if self.row.objective == "multisample" else 1

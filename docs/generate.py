@@ -113,7 +113,7 @@ def _section(name, row):
         "units a layer": "any" if row.max_units is None else f"at most {row.max_units:,}",
         "needs": ", ".join(needs) or "f alone",
         "options": "<br>".join(options) or "none",
-        "source": f"[{row.source}]({row.link})",
+        "source": row.cited,
         "function": f"[`{function}`][{row.function.__module__}.{function}]",
         "proof": f"[{_proof(name, row)}](../{_proof(name, row)})",
     }

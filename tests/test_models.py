@@ -16,7 +16,7 @@ from arm_tf import models
 from arm_tf.expectation import draw
 from arm_tf.training import journal
 
-FLIPPING = ("bitflip", "ugc")  # whose second row of noise says which unit flips
+FLIPPING = ("bitflip", "debiased", "ugc")  # whose second row of noise says which unit flips
 PIXELS = 3
 X = tf.constant([[1.0, 0.0, 1.0]], tf.float64)
 
@@ -112,7 +112,10 @@ def test_encoder_gradient_of_each_layer_is_exact(estimator, network, num_layers,
     assert_encoder_gradient_is_exact(model, t, estimator)
 
 
-@pytest.mark.parametrize("estimator, t", [("arm", 0), ("arm", 1), ("disarm", 0), ("loo", 1)])
+@pytest.mark.parametrize(
+    "estimator, t",
+    [("arm", 0), ("arm", 1), ("debiased", 0), ("debiased", 1), ("disarm", 0), ("loo", 1)],
+)
 def test_gradient_of_the_conditional_network_is_exact(estimator, t):
     kind = models.ConditionalNetwork
     model = make_model(2, units=1 if estimator == "loo" else 2, kind=kind)

@@ -29,6 +29,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib
+import inspect
 import math
 import numbers
 import pkgutil
@@ -90,9 +91,9 @@ class Option:
 
     Attributes:
       name: str.
-      default: float or int, that of the function's keyword too.
+      default: float, int or bool, that of the function's keyword too.
       help: a sentence, for `--help`.
-      low: the least value that is allowed.
+      low: the least number that is allowed.
     """
 
     name: str
@@ -101,11 +102,15 @@ class Option:
     low: float | int = 0
 
     def check(self, value: typing.Any) -> None:
-        """Raises ValueError unless `value` is a number within the limits, or changes in time.
+        """Raises ValueError unless `value` is one, and within the limits.
 
         Scalar tensors and variables, and functions of a step, are taken as they are where the
-        option is no whole number, on which shapes depend.
+        option is no whole number, on which shapes depend, and no switch.
         """
+        if isinstance(self.default, bool):
+            if not isinstance(value, bool):
+                raise ValueError(f"{self.name} must be True or False, received {value!r}.")
+            return
         kind: typing.Any = numbers.Integral if isinstance(self.default, int) else numbers.Real
         is_scalar = hasattr(value, "dtype") and getattr(value, "shape", None) == ()
         if kind is numbers.Real and not isinstance(value, kind) and (is_scalar or callable(value)):
@@ -128,10 +133,11 @@ class Estimator:
       function: as described above.
       family: the module that the function is in.
       summary: what it is, in one line.
-      source: the publication it comes from, "Author & Author year".
-      link: URL of that.
       equation: the estimate of the gradient, in LaTeX.
-      evaluations: evaluations of f, as a function of num_samples K and units V.
+      source: the publication it comes from, "Author & Author year".
+      link: URL of that; "" where there is none.
+      evaluations: evaluations of f, as a function of num_samples K and units V, and of options by
+        name that change them.
       cost: the same, to be read.
       min_samples: least K.
       default_samples: K unless given; None for the least.
@@ -165,10 +171,10 @@ class Estimator:
     function: Callable[..., typing.Any]
     family: str
     summary: str
-    source: str
-    link: str
     equation: str
-    evaluations: Callable[[int, int], int] = lambda k, v: k
+    source: str = "this package"
+    link: str = ""
+    evaluations: Callable[..., int] = lambda k, v: k
     cost: str = "K"
     min_samples: int = 1
     default_samples: int | None = None
@@ -204,6 +210,17 @@ class Estimator:
                 "for binary VAEs."
             )
         return self.function(f, logits, u, *parameters, **options)
+
+    def count(self, num_samples: int, units: int, **options: float) -> int:
+        """Evaluations of f, with settings of the estimator."""
+        taken = inspect.signature(self.evaluations).parameters
+        options = {name: value for name, value in options.items() if name in taken}
+        return self.evaluations(num_samples, units, **options)
+
+    @property
+    def cited(self) -> str:
+        """The source in Markdown, with its link."""
+        return f"[{self.source}]({self.link})" if self.link else self.source
 
     @property
     def bias(self) -> str:
@@ -363,7 +380,7 @@ def markdown() -> str:
     lines = ["| `--estimator` | what | evaluations of f | bias | source |", "|---|---|---|---|---|"]
     names = lambda row: ", ".join(f"`{name}`" for name in (row.name, *row.aliases))
     lines += [
-        f"| {names(row)} | {row.summary} | {row.cost} | {row.bias} | [{row.source}]({row.link}) |"
+        f"| {names(row)} | {row.summary} | {row.cost} | {row.bias} | {row.cited} |"
         for row in TABLE.values()
     ]
     return "\n".join(lines) + "\n"

@@ -37,13 +37,26 @@ def value_and_slopes(
     name: str, f: Callable[..., tf.Tensor], b: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """As `differentiate`, with derivatives that can be differentiated once more."""
+    f_b, slopes, _ = value_and_slopes_through(name, f, b, [])
+    return f_b, slopes
+
+
+def value_and_slopes_through(
+    name: str, f: Callable[..., tf.Tensor], b: tf.Tensor, later: list[tf.Tensor]
+) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
+    """As `value_and_slopes`, with f's derivatives in tensors between b and f(b), too.
+
+    Args:
+      later: list that f fills with those tensors.
+    """
     with tf.GradientTape() as tape:
         tape.watch(b)
         f_b = f(b)
-    slopes = tape.gradient(f_b, b)
+    slopes, *later_slopes = tape.gradient(f_b, [b, *later])
     if slopes is None:
         raise ValueError(
             f"{name!r} needs the derivative of f in b, but f is not differentiable in b; use "
             "an estimator that needs none, such as 'arm'."
         )
-    return f_b, slopes
+    pairs = zip(later_slopes, later, strict=True)
+    return f_b, slopes, [tf.zeros_like(x) if c is None else c for c, x in pairs]

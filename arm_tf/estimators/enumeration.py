@@ -265,7 +265,7 @@ def bitflip(f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor) -> Est
     """
     u, chosen = tf.split(u, 2)
     b = bernoulli.sample(logits, u)
-    flip = _one_unit(chosen)
+    flip = one_unit(chosen[..., 0], chosen.shape[-1])
     f_b, f_flipped = tf.split(f(tf.concat([b, tf.abs(b - flip)], axis=0)), 2)
     grads = _flip_gradient(logits, b, flip, f_b - f_flipped)
     return Estimate(tf.reduce_mean(f_b, axis=0), tf.reduce_mean(grads, axis=0))
@@ -298,7 +298,7 @@ def ugc(f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor) -> Estimat
     u, chosen = tf.split(u, 2)
     b = bernoulli.sample(logits, u)
     b_anti = bernoulli.antithetic_sample(logits, u)
-    flip = _one_unit(chosen)
+    flip = one_unit(chosen[..., 0], chosen.shape[-1])
     f_values = f(tf.concat([b, b_anti, tf.abs(b - flip)], axis=0))
     f_b, f_anti, f_flipped = tf.split(f_values, 3)
     pair = 0.5 * (b_anti - b) * tf.sigmoid(tf.abs(logits)) * (f_anti - f_b)[..., tf.newaxis]
@@ -332,10 +332,9 @@ def _less_flips(values, b):
     return tf.transpose(kept - flipped, axes)
 
 
-def _one_unit(noise):
-    """1 for one of the units, all alike, 0 for the others; the first unit's noise says which."""
-    units = noise.shape[-1]
-    return tf.one_hot(tf.cast(units * noise[..., 0], tf.int32), units, dtype=noise.dtype)
+def one_unit(u: tf.Tensor, units: int) -> tf.Tensor:
+    """1 for one of the units, all alike, 0 for the others; uniform noise [...] says which."""
+    return tf.one_hot(tf.cast(units * u, tf.int32), units, dtype=u.dtype)
 
 
 def _flip_gradient(logits, b, flip, difference):

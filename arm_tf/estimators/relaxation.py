@@ -214,7 +214,7 @@ def _gumbel_slope(temperature: float) -> Callable[..., tf.Tensor]:
 
 def darn_sample(logits: tf.Tensor, u: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
     """b with the derivative (b - 1/2) (b - p), and no next parameters."""
-    return sloping_sample(logits, u, _darn_slope), {}
+    return sloping_sample(logits, u, darn_slope), {}
 
 
 @estimator(
@@ -244,10 +244,11 @@ def darn(f: Callable[..., tf.Tensor], logits: tf.Tensor, u: tf.Tensor) -> Estima
     Raises:
       ValueError: f is not differentiable in b.
     """
-    return straight_through("darn", f, logits, u, _darn_slope)
+    return straight_through("darn", f, logits, u, darn_slope)
 
 
-def _darn_slope(logits: tf.Tensor, u: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+def darn_slope(logits: tf.Tensor, u: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+    """(b - 1/2) (b - p)."""
     return (b - 0.5) * bernoulli.score(b, logits)
 
 
@@ -347,6 +348,13 @@ def latent_given_sample(
     sign = 2.0 * b - 1.0
     magnitude = tf.nn.softplus(sign * logits) - sign * _logit(v)
     return sign * tf.nn.softplus(magnitude), tf.sigmoid(magnitude) * tf.sigmoid(sign * logits)
+
+
+def left_noise(logits: tf.Tensor, u: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+    """What is left in u when b is known: a number in [0, 1), uniform given b."""
+    probs = tf.sigmoid(logits)
+    above = tf.math.divide_no_nan(u - probs, tf.sigmoid(-logits))
+    return tf.clip_by_value(tf.where(b > 0, tf.math.divide_no_nan(u, probs), above), 0.0, 1.0)
 
 
 def _logit(u: tf.Tensor) -> tf.Tensor:

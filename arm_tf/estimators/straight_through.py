@@ -16,6 +16,7 @@ from arm_tf.estimators import Estimate, Option, estimator, lazy
 from arm_tf.estimators.relaxation import (
     TEMPERATURE,
     latent_given_sample,
+    left_noise,
     sigmoid_slope,
     sloping_sample,
     straight_through,
@@ -243,7 +244,7 @@ def st_gumbel_rao(
 
 def _gumbel_rao_slope(temperature, latents):
     def slope(logits, u, b):
-        return _mean_slope(logits, b, _left_noise(logits, u, b), temperature, latents)
+        return _mean_slope(logits, b, left_noise(logits, u, b), temperature, latents)
 
     return slope
 
@@ -298,7 +299,7 @@ def _reinmax_rao_slope(temperature, latents):
         sign = 2.0 * b - 1.0
         # The logit of (p + b) / 2, that is of (1 + p) / (1 - p) or its like at -logits.
         moved = sign * (tf.nn.softplus(sign * logits) + tf.math.log1p(tf.sigmoid(sign * logits)))
-        first = _mean_slope(moved, b, _left_noise(logits, u, b), temperature, latents)
+        first = _mean_slope(moved, b, left_noise(logits, u, b), temperature, latents)
         return 2.0 * first - 0.5 * sigmoid_slope(logits)
 
     return slope
@@ -309,10 +310,3 @@ def _mean_slope(logits, b, v, temperature, latents):
     shifts = tf.reshape(tf.range(latents, dtype=v.dtype) / latents, [latents] + [1] * v.shape.rank)
     z, _ = latent_given_sample(logits, b, tf.math.floormod(v + shifts, 1.0))
     return tf.reduce_mean(sigmoid_slope(z / temperature), axis=0) / temperature
-
-
-def _left_noise(logits, u, b):
-    """What is left in u when b is known: a number in [0, 1), uniform given b."""
-    probs = tf.sigmoid(logits)
-    above = tf.math.divide_no_nan(u - probs, tf.sigmoid(-logits))
-    return tf.clip_by_value(tf.where(b > 0, tf.math.divide_no_nan(u, probs), above), 0.0, 1.0)

@@ -65,7 +65,7 @@ class Paces:
             if found and path not in self._own:
                 self._own[path] = found
                 for key in _keys(config):
-                    self._like.setdefault(key, []).append((found, _evaluations(config)))
+                    self._like.setdefault(key, []).append((found, config.evaluations))
 
     def left(self, configs: Iterable[Config]) -> Left:
         """What is left of the runs of some configurations.
@@ -86,7 +86,7 @@ class Paces:
             path = run_folder.run_path(config)
             if _is_finished(path):
                 continue
-            own, evaluations = self._own.get(path), _evaluations(config)
+            own, evaluations = self._own.get(path), config.evaluations
             like = next(filter(None, map(self._like.get, _keys(config))), None)
             like = [(own, evaluations)] if own else like
             if not like:
@@ -122,10 +122,6 @@ _pace_of_finished = functools.cache(pace)
 
 def _is_finished(path: pathlib.Path) -> bool:
     return (path / "result.json").exists()
-
-
-def _evaluations(config: Config) -> int:
-    return estimators.get(config.estimator).evaluations(config.num_samples, config.units)
 
 
 def _keys(config: Config) -> list[Hashable]:

@@ -315,6 +315,16 @@ class Config:
         """Of what the model has a lower bound; for people."""
         return {"vae": "log p(x)", "conditional": "log p(x_l|x_u)"}[self.model]
 
+    def options(self, name: str) -> dict[str, typing.Any]:
+        """The settings of an estimator; a dict."""
+        return {option.name: getattr(self, option.name) for option in estimators.get(name).options}
+
+    @property
+    def evaluations(self) -> int:
+        """Evaluations of f that the estimator makes for each datum and layer."""
+        row = estimators.get(self.estimator)
+        return row.count(self.num_samples, self.units, **self.options(self.estimator))
+
     def load_data(self) -> data.Dataset:
         """The data set, as `arm_tf.data.load` finds it."""
         return data.load(

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import keras
 import tensorflow as tf
 
-from arm_tf import estimators, models
+from arm_tf import models
 from arm_tf.data import Dataset
 from arm_tf.expectation import GradientEstimator
 from arm_tf.models.network import BinaryNetwork
@@ -52,9 +52,7 @@ def build_gradient_estimators(
     """An estimator for each stochastic layer: the configuration's, or another one by name."""
     if name is None:
         name, num_samples = config.estimator, config.num_samples
-    options = [option.name for option in estimators.get(name).options]
-    settings = {option: getattr(config, option) for option in options}
-    return model.gradient_estimators(name, num_samples, **settings)
+    return model.gradient_estimators(name, num_samples, **config.options(name))
 
 
 def build_optimizers(

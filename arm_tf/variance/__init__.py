@@ -3,14 +3,15 @@
 from arm_tf import estimators
 
 
-def samples_within(name: str, budget: int, units: int) -> int:
+def samples_within(name: str, budget: int, units: int, **options: float) -> int:
     """The largest num_samples that evaluates f within `budget`; int.
 
     It is the least there is where that costs more, or where any number costs the same.
     """
     row = estimators.get(name)
     num_samples = row.min_samples
-    if row.evaluations(num_samples + 1, units) > row.evaluations(num_samples, units):
-        while row.evaluations(num_samples + 1, units) <= budget:
+    count = lambda num_samples: row.count(num_samples, units, **options)
+    if count(num_samples + 1) > count(num_samples):
+        while count(num_samples + 1) <= budget:
             num_samples += 1
     return num_samples

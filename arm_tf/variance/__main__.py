@@ -91,7 +91,7 @@ def main() -> None:
     for name in values.estimators:
         row, _ = config.check_estimator("estimators", name)
         if row.objective == "elbo":
-            samples = samples_within(name, values.evaluations, config.units)
+            samples = samples_within(name, values.evaluations, config.units, **config.options(name))
         else:
             asked = bound_samples if values.num_samples is None else values.num_samples
             _, samples = config.check_estimator("estimators", name, asked)
