@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from arm_tf.errors import RunError
 
 _TRIES, _SECONDS_BETWEEN_TRIES = 10, 0.1  # to replace a file
+# What reading a file raises whose contents are not what they should be.
+UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
 _MOST = 2**28  # bytes of a file that is read
 
 

@@ -17,7 +17,7 @@ from arm_tf.errors import RunError
 from arm_tf.models.network import BinaryNetwork
 from arm_tf.training import steps
 from arm_tf.training.config import Config
-from arm_tf.training.run_folder import RunFolder
+from arm_tf.training.run_folder import RunFolder, check_path
 
 
 class Checkpoints:
@@ -98,7 +98,8 @@ class Checkpoints:
         """
         try:
             none = str(self._folder.path / "checkpoints" / "best" / "ckpt")
-            restore(self._best.checkpoint, self._best.latest_checkpoint or none)
+            with self._writing():  # where the folder is no longer this run's, nor are they
+                restore(self._best.checkpoint, self._best.latest_checkpoint or none)
         except Damaged as error:
             raise RunError(
                 f"{error}; the weights of the best validation are lost. "
@@ -131,6 +132,7 @@ def restore_each(path: pathlib.Path, model: BinaryNetwork, which: str) -> Iterat
     Raises:
       RunError: there are none, or damaged ones.
     """
+    check_path(path)
     saved = _indices(path / "checkpoints" / which)
     if not saved:
         keep = "; train it with --keep_epochs" if which == "kept" else ""

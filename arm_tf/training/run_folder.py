@@ -28,6 +28,10 @@ _FIGURES = (*_ESSENTIAL, "test_neg_elbo", "test_k_nll", "best_epoch", "epochs", 
             "steps_per_second", "evaluations_per_step", "test_samples")  # fmt: skip
 
 
+class UnreadableError(RunError):
+    """A file of a run whose contents are not what they should be."""
+
+
 class RunFolder:
     """The folder `logdir/name` of one run, held by this process alone.
 
@@ -41,11 +45,7 @@ class RunFolder:
 
     def __init__(self, config: Config) -> None:
         self.path = run_path(config)
-        if special := sorted(set(_PATTERN) & set(str(self.path))):
-            raise RunError(
-                f"The folder {self.path} has {' '.join(special)} in its path, by which TensorFlow "
-                "would find checkpoints of other runs; choose another with --logdir."
-            )
+        check_path(self.path)
         self._is_new = not os.path.exists(self.path)  # also where the name is too long for a path
         files.make_folder(self.path)
         # The system's own kind of lock, which ends with the process. Its file stays: another might
@@ -181,6 +181,15 @@ def run_path(config: Config) -> pathlib.Path:
     return pathlib.Path(config.logdir) / config.name
 
 
+def check_path(path: pathlib.Path) -> None:
+    """Raises RunError where TensorFlow would take the path of a run for a pattern of others."""
+    if special := sorted(set(_PATTERN) & set(str(path))):
+        raise RunError(
+            f"The folder {path} has {' '.join(special)} in its path, by which TensorFlow finds "
+            "checkpoints of other runs; rename it, or choose another with --logdir."
+        )
+
+
 def read_config(path: str | os.PathLike[str]) -> Config:
     """The configuration that a run's folder was started with.
 
@@ -227,7 +236,8 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, float]]:
             {k: float(v) for k, v in row.items() if v != ""}  # "": of a version without the column
             for row in files.read_csv(file)
         ]
-        for before, row in itertools.pairwise([{"step": 0, "epoch": 0}, *rows]):
+        start = {"step": 0.0, "epoch": 0.0}
+        for before, row in itertools.pairwise([start, *rows]):
             ascends = before["step"] < row["step"] < math.inf and before["epoch"] < row["epoch"]
             if not ascends or not rows[0].keys() <= row.keys():
                 raise ValueError(f"steps or columns are missing at step {row['step']:g}")
@@ -250,8 +260,8 @@ def check_data(path: str | os.PathLike[str], dataset: Dataset) -> None:
 
 @contextlib.contextmanager
 def _reading(file: pathlib.Path) -> Iterator[None]:
-    """A context in which whatever is wrong with a file's contents is a `RunError`."""
+    """A context in which whatever is wrong with a file's contents is an `UnreadableError`."""
     try:
         yield
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
-        raise RunError(f"Cannot read {file}: {type(error).__name__}: {error}") from None
+    except files.UNREADABLE as error:
+        raise UnreadableError(f"Cannot read {file}: {type(error).__name__}: {error}") from None
