@@ -156,7 +156,9 @@ def elbo_curves(trials: Mapping[str, Sequence[Sequence[dict[str, float]]]], titl
             shown = {
                 name: runs
                 for name, runs in trials.items()
-                if all(f"{part}_neg_elbo" in rows[0] for rows in runs)
+                if np.isfinite(
+                    [r.get(f"{part}_neg_elbo", np.nan) for rows in runs for r in rows]
+                ).all()
             }
             lowest, tops, ends = [], [], []
             drawn: list[str] = []

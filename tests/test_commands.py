@@ -9,12 +9,14 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from absl import flags
 from matplotlib.figure import Figure
 
-from arm_tf import cli, files, report, sweep, train
-from arm_tf.errors import ConfigError, RunError
+from arm_tf import cli, figures, files, report, sweep, train
+from arm_tf.data import readers
+from arm_tf.errors import ConfigError, DataError, RunError
 from arm_tf.report import __main__ as report_program
 from arm_tf.sweep import __main__ as sweep_program
 from arm_tf.sweep import estimate
@@ -163,12 +165,13 @@ def test_toy_that_cannot_be_written(file, tmp_path, command, monkeypatch):
 
 @pytest.mark.parametrize("file", ["variance.csv", "variance.png"])
 def test_variances_that_cannot_be_written(file, tmp_path, command, monkeypatch):
-    from arm_tf.variance import figures, moments
+    from arm_tf.variance import figures as variance_figures
+    from arm_tf.variance import moments
 
     (tmp_path / file).mkdir()
     monkeypatch.setattr(cli, "load_tensorflow", lambda: None)
     monkeypatch.setattr(moments, "compare", lambda *_: [collections.defaultdict(int)])
-    monkeypatch.setattr(figures, "variances", lambda *_: Figure())
+    monkeypatch.setattr(variance_figures, "variances", lambda *_: Figure())
     outcome = command(variance_program.main, variance_flags, f"--out={tmp_path}", "--units=4")
     assert_one_line(outcome, f"Cannot write the folder {tmp_path}: Is a directory", "--out")
     outcome = command(variance_program.main, variance_flags, "--estimators=")
@@ -191,6 +194,19 @@ def test_errors_of_the_system_are_one_line(error, command):
 
     outcome = command(main, lambda values: None)
     assert_one_line(outcome, error.strerror or "odd", "try again")
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EACCES, errno.EIO])
+def test_data_that_the_system_does_not_let_be_read_are_not_called_damaged(
+    number, tmp_path, monkeypatch
+):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    (tmp_path / "x.npy").touch()
+    monkeypatch.setattr(readers, "open", refuse, raising=False)
+    with pytest.raises(DataError, match=rf"\({os.strerror(number)}\); mend that$"):
+        readers.own(tmp_path / "x.npy")
 
 
 # Folders of runs.
@@ -249,13 +265,23 @@ def test_bad_metrics_are_named_and_the_rest_goes_on(metrics, tmp_path):
     assert [run.name for run in runs] == ["good"] and notes[0].startswith("bad: cannot be read")
 
 
-def test_curves_of_a_run_without_a_column_are_left_out(tmp_path):
-    settings = {"train_neg_elbo": 3, "valid_neg_elbo": 2, "test_neg_elbo": 2}
-    row = {"step": 5, "epoch": 1, "seconds": 1, "training_seconds": 1, **settings}
+def test_curves_of_runs_with_a_gap_are_left_out(tmp_path):
+    """A column that one run lacks, or a number that is none."""
+    row = {f"{part}_neg_elbo": 2.0 for part in ("train", "valid", "test")}
+    row |= {"step": 5, "epoch": 1, "seconds": 1, "training_seconds": 1}
     lacking = {name: value for name, value in row.items() if name != "test_neg_elbo"}
-    from arm_tf import figures
+    figure = figures.elbo_curves({"arm": [[row], [{**lacking, "valid_neg_elbo": np.inf}]]}, "title")
+    assert [len(axes.lines) for axes in figure.axes] == [1, 1, 0, 0, 0, 0]
 
-    figures.elbo_curves({"arm": [[row], [lacking]]}, "title")
+
+@pytest.mark.parametrize("bound", [float("nan"), float("inf")])
+def test_bound_that_is_not_finite_is_shown(bound, tmp_path):
+    cells = [scheduler.Job(Config(logdir=str(tmp_path), seed=seed)) for seed in (0, 1)]
+    for cell in cells:
+        write_run(cell.path, cell.config.seed, {**RESULT, "test_nll": cell.config.seed or bound})
+    (row,) = sweep.summarise(cells)
+    assert not np.isfinite([row["mean"], row["deviation"]]).any()
+    assert f"| {bound} ± nan | 2 |" in sweep.markdown([row])
 
 
 def test_metrics_without_seconds_are_of_unknown_pace(tmp_path):

@@ -143,7 +143,14 @@ def restore_each(path: pathlib.Path, model: BinaryNetwork, which: str) -> Iterat
 
 
 def _indices(folder: pathlib.Path) -> dict[int, pathlib.Path]:
-    """Index files of a folder's checkpoints, by number; files of other names are left alone."""
+    """Index files of a folder's checkpoints, by number; files of other names are left alone.
+
+    Raises:
+      RunError: a pipe or the like is among them, for which TensorFlow would wait.
+    """
+    for path in folder.glob("*"):
+        if not (path.is_file() or path.is_dir()):
+            raise RunError(f"{path} is not a regular file; remove it.")
     found = {re.fullmatch(r"ckpt-(\d+)\.index", path.name): path for path in folder.glob("*.index")}
     return {int(match[1]): path for match, path in found.items() if match}
 
@@ -161,14 +168,14 @@ def _manager(
     TensorFlow's list of them is what the writing of a checkpoint ends with, so that there are
     none where there is no list. A damaged one is replaced by the names of the files there.
     """
-    listed = None
+    found, listed = _indices(folder), None
     with contextlib.suppress(Exception):  # of any kind: it parses whatever the file holds
         listed = tf.train.get_checkpoint_state(str(folder))
     whole = listed and len(listed.all_model_checkpoint_timestamps) == len(
         listed.all_model_checkpoint_paths
     )  # a manager forgets those without a time
     if not whole and (folder / "checkpoint").exists():
-        if found := _indices(folder):
+        if found:
             names = [f"ckpt-{number}" for number in sorted(found)]
             times = [found[number].stat().st_mtime for number in sorted(found)]
             tf.compat.v1.train.update_checkpoint_state(
