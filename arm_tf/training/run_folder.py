@@ -52,7 +52,8 @@ class RunFolder:
         # have opened it already, and would lock what nobody else finds any more.
         self._lock = filelock.FileLock(self.path / ".lock", timeout=0, thread_local=False)
         with files.writing(self.path), warnings.catch_warnings(record=True) as notes:
-            warnings.simplefilter("always")
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("always", UserWarning)
             try:
                 self._lock.acquire()
             except filelock.Timeout:
