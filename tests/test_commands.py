@@ -246,7 +246,6 @@ BAD_METRICS = [
     "step,epoch\n1\n",
     "epoch,seconds\n1,1\n",
     "step,epoch,seconds\n5,1,1\n5,1,2\n",
-    "step,epoch,seconds\n5,1,1\n10,1,2\n",
     "step,epoch,seconds\n5,0,1\n",
     "step,epoch,seconds,valid_nll\n5,1,1,2\n10,2,2,\n",
     "step,epoch,seconds\nnan,1,1\n",

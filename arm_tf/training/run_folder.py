@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import importlib.metadata
-import itertools
 import math
 import os
 import pathlib
@@ -25,7 +24,7 @@ _LIBRARIES = ("tensorflow", "keras", "tensorflow-probability", "numpy")
 _PATTERN = "*?[]" + "\\" * (os.name != "nt")  # by TensorFlow, which seeks and deletes checkpoints
 _ESSENTIAL = ("test_nll", "valid_nll")  # figures without which there is no result
 _FIGURES = (*_ESSENTIAL, "test_neg_elbo", "test_k_nll", "best_epoch", "epochs", "steps",
-            "steps_per_second", "evaluations_per_step", "test_samples")  # fmt: skip
+            "evaluations_per_step", "test_samples")  # fmt: skip
 
 
 class UnreadableError(RunError):
@@ -237,11 +236,12 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, float]]:
             {k: float(v) for k, v in row.items() if v != ""}  # "": of a version without the column
             for row in files.read_csv(file)
         ]
-        start = {"step": 0.0, "epoch": 0.0}
-        for before, row in itertools.pairwise([start, *rows]):
-            ascends = before["step"] < row["step"] < math.inf and before["epoch"] < row["epoch"]
-            if not ascends or not rows[0].keys() <= row.keys():
-                raise ValueError(f"steps or columns are missing at step {row['step']:g}")
+        for row in rows:
+            is_whole = rows[0].keys() <= row.keys() and 0 < row["step"] < math.inf
+            if not is_whole or not row["epoch"] > 0:
+                raise ValueError(f"figures are missing at step {row['step']:g}")
+        if len({row["step"] for row in rows}) < len(rows):
+            raise ValueError("a step is there twice")
         return rows
 
 
