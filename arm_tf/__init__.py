@@ -37,8 +37,18 @@ def _is_program() -> bool:
     return words[words.index("-m") + 1 :][0].split(".")[0] == __name__
 
 
+def _say_if_interrupted(*error: typing.Any) -> None:
+    """Says in one line that Ctrl-C came while a program was still being loaded."""
+    if issubclass(error[0], KeyboardInterrupt):
+        print("Error: interrupted.", file=sys.stderr)
+    else:
+        sys.__excepthook__(*error)
+
+
 # Keras finds a saved model's classes by name once their modules are loaded; the programs answer
 # --help before they load TensorFlow.
-if not _is_program():
+if _is_program():
+    sys.excepthook = _say_if_interrupted
+else:
     for _name, _home in _HOMES.items():  # the function takes the place of the module of its name
         globals()[_name] = getattr(importlib.import_module(f"arm_tf.{_home}"), _name)

@@ -19,6 +19,7 @@ flags.disclaim_key_flags()  # --help lists the flags under the program, not unde
 # Products of 50-row matrices are too small to share between threads; variables that need no copy
 # in each round of the loop of steps save up to a fifth of a step.
 _XLA_FLAGS = "--xla_cpu_multi_thread_eigen=false --xla_cpu_copy_insertion_use_region_analysis=true"
+_MOST = 500  # characters of each end of an error that are shown
 USER_ERRORS = (ConfigError, DataError, RunError)
 
 
@@ -69,6 +70,14 @@ def config_from_flags(flag_values: flags.FlagValues = flags.FLAGS) -> config.Con
     return config.Config.from_dict(values)
 
 
+def check_integer(name: str, low: int, high: int = 1_000_000) -> None:
+    """Raises ConfigError unless the flag of a name is an integer within its limits."""
+    value = getattr(flags.FLAGS, name)
+    if not low <= value <= high:
+        limit = f"least {low:,}" if value < low else f"most {high:,}"
+        raise ConfigError(f"--{name} must be an integer of at {limit}, received {value}.")
+
+
 def run(main: Callable[[], object], argument: str | None = None) -> None:
     """Runs `main()` after flags are parsed; an error of use is one line and exit status 1 or 2.
 
@@ -92,9 +101,11 @@ def run(main: Callable[[], object], argument: str | None = None) -> None:
             _exit(2, error)
         except USER_ERRORS as error:
             _exit(1, error)
-        except KeyboardInterrupt:
-            _exit(130, "interrupted.")
-        except BrokenPipeError:  # whoever read the output, such as `head`, has seen enough
+        except OSError as error:
+            if not isinstance(error, BrokenPipeError):  # what nothing nearer has a word for
+                where = f"{error.filename}: " * bool(error.filename)
+                _exit(1, f"{where}{error.strerror or error}; once that is mended, try again.")
+            # whoever read the output, such as `head`, has seen enough
             _silence(sys.stdout)
             sys.exit(128 + 13)  # as if ended by SIGPIPE, which Windows lacks
 
@@ -103,7 +114,10 @@ def run(main: Callable[[], object], argument: str | None = None) -> None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))
     with contextlib.redirect_stdout(_Output(sys.stdout)):
         with contextlib.redirect_stderr(_Output(sys.stderr)):
-            app.run(guarded_main, flags_parser=_parse_flags)
+            try:
+                app.run(guarded_main, flags_parser=_parse_flags)
+            except KeyboardInterrupt:
+                _exit(130, "interrupted.")
 
 
 class _Output:
@@ -226,12 +240,15 @@ def with_flag_files(arguments: Sequence[str], within: Sequence[str] = ()) -> lis
 def _parse_flags(argv: list[str]) -> list[str]:
     try:
         return flags.FLAGS([argv[0], *with_flag_files(argv[1:])])
-    except flags.Error as error:
+    except (flags.Error, ValueError) as error:  # the second for a value of --noNAME
         _exit(2, f"{str(error).removeprefix('ERROR:: ')} (--help lists the flags)")
     except SystemExit:  # after the help that was asked for, which absl ends as an error
         sys.exit(0)
 
 
 def _exit(status: int, message: object) -> typing.NoReturn:
-    print("Error:", " ".join(str(message).split()), file=sys.stderr)
+    line = " ".join(str(message).split())
+    if len(line) > 2 * _MOST:
+        line = f"{line[:_MOST]} … {line[-_MOST:]}"
+    print("Error:", line, file=sys.stderr)
     sys.exit(status)

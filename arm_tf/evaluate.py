@@ -16,10 +16,7 @@ def main() -> None:
         raise ConfigError("--run must name the folder of a run, received nothing.")
     if values.split not in ("train", "valid", "test"):
         raise ConfigError(f"--split must be one of train, valid, test, received {values.split!r}.")
-    if not 1 <= values.samples <= 100_000:
-        raise ConfigError(
-            f"--samples must be an integer from 1 to 100,000, received {values.samples}."
-        )
+    cli.check_integer("samples", 1, 100_000)
     folder = pathlib.Path(values.run)
     settings = run_folder.read_config(folder)
     data_dir = values.data_dir or settings.data_dir

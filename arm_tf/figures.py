@@ -154,7 +154,11 @@ def elbo_curves(trials: Mapping[str, Sequence[Sequence[dict[str, float]]]], titl
         panels = figure.subplots(3, 2, sharex="col", sharey="row")
         for (part, word), row in zip(_PARTS.items(), panels, strict=True):
             shown = {
-                name: runs for name, runs in trials.items() if f"{part}_neg_elbo" in runs[0][0]
+                name: runs
+                for name, runs in trials.items()
+                if np.isfinite(
+                    [r.get(f"{part}_neg_elbo", np.nan) for rows in runs for r in rows]
+                ).all()
             }
             lowest, tops, ends = [], [], []
             drawn: list[str] = []

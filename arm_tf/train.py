@@ -33,15 +33,8 @@ def main() -> None:
     config = cli.config_from_flags()
     if flags.FLAGS.estimator in estimators.ALIASES:
         print(f"{flags.FLAGS.estimator} is {config.estimator}, for binary units.")
-    if flags.FLAGS.trials < 1:
-        raise ConfigError(
-            f"--trials must be an integer of at least 1, received {flags.FLAGS.trials}."
-        )
-    if flags.FLAGS.wait_for_workers < 1:
-        raise ConfigError(
-            "--wait_for_workers must be an integer of at least 1, received "
-            f"{flags.FLAGS.wait_for_workers}."
-        )
+    cli.check_integer("trials", 1, 10_000)
+    cli.check_integer("wait_for_workers", 1)
     if flags.FLAGS.trials > 1 and config.distribute != "none":
         raise ConfigError(
             f"--trials={flags.FLAGS.trials} takes --distribute=none, "

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import errno
 import gc
 import os
@@ -419,19 +420,163 @@ def test_every_flipped_bit_of_a_checkpoint_is_noticed(half_done, dataset):
     assert noticed > 180  # the rest are bytes without a meaning
 
 
-@pytest.mark.parametrize("file", ["config.json", "metrics.csv", "result.json"])
+DEEP = b"[" * 100_000
+NOT_RESULTS = [b'{"test_nll": 1}', b'{"test_nll": "1", "valid_nll": 1}', b"null", b'"x"']
+
+
 @pytest.mark.parametrize(
-    "contents", [b"", b"\xff\xfe", b"[1]", b'{"config": 1}', b"a,b\n1\n", b"a\n1\n"]
+    "contents", [b"", b"\xff\xfe", b"[1]", b'{"config": 1}', DEEP, *NOT_RESULTS]
 )
+@pytest.mark.parametrize("file", ["config.json", "result.json"])
 def test_damaged_file_of_a_run(file, contents, half_done, command):
     path = pathlib.Path(half_done.logdir) / "run" / file
     path.write_bytes(contents)
-    status, out, lines = command(half_done)
-    if status:
-        assert_one_line((status, out, lines), f"Cannot read {path}")
-    else:  # JSON in place of the result, or no row in that of metrics, cannot be told from such
-        assert not lines
-        assert file != "config.json" and contents in (b"", b"[1]", b'{"config": 1}')
+    assert_one_line(command(half_done), f"Cannot read {path}")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs named pipes")
+@pytest.mark.parametrize("file", ["config.json", "result.json", "checkpoints/checkpoint"])
+def test_pipe_in_place_of_a_file(file, half_done, command):
+    """Nobody writes into it, and nobody waits for that."""
+    path = pathlib.Path(half_done.logdir) / "run" / file
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    assert_one_line(command(half_done), str(path), "not a regular file")
+
+
+def fewer_rows(path):
+    path.write_text("".join(path.read_text().splitlines(True)[:-1]))
+
+
+def another_seed(path):
+    path.write_text(path.read_text().replace('"seed": 0', '"seed": 4'))
+
+
+@pytest.mark.parametrize("damage", [os.unlink, fewer_rows])
+def test_metrics_are_those_of_the_checkpoint(damage, half_done, finished, command):
+    """Also where all that is left to do is the final test."""
+
+    def stop(*_):
+        raise session.Stopped
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session.Run, "finish", stop)
+        command(half_done)
+    damage(pathlib.Path(half_done.logdir) / "run" / "metrics.csv")
+    outcome = command(half_done)
+    assert " from step 33" in outcome[1]
+    assert_goes_on(outcome, half_done, finished)
+
+
+@pytest.mark.parametrize("damage", [os.unlink, another_seed])
+def test_checkpoints_of_other_settings_are_refused(damage, half_done, finished, command):
+    """Whether their config.json is gone, or tells of another run."""
+    path = pathlib.Path(half_done.logdir) / "run" / "config.json"
+    kept = path.read_text()
+    damage(path)
+    other = dataclasses.replace(half_done, seed=4)
+    assert_one_line(command(other), "choose another --name")
+    assert damage is another_seed or not path.exists()
+    path.write_text(kept)
+    assert_goes_on(command(half_done), half_done, finished)
+
+
+# Folders of others.
+
+
+@pytest.mark.parametrize("logdir", ["exp[1]", "exp?", "*", "a*/b"])
+def test_path_that_is_a_pattern_of_others(logdir, tmp_path, command):
+    assert_one_line(command(plain(tmp_path / logdir)), "in its path", "--logdir")
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_in_a_path_that_is_a_pattern_are_not_read(half_done, dataset):
+    path = pathlib.Path(half_done.logdir).rename(pathlib.Path(half_done.logdir).with_name("[1]"))
+    with pytest.raises(RunError, match="in its path.*rename"):
+        session.evaluate_run(path / "run", half_done, dataset, "test", 2)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows does not remove an open file")
+@pytest.mark.parametrize("method, step", [("save", 22), ("finish", 33)], ids=str)
+def test_folder_that_another_run_has_made_anew(method, step, tmp_path, command, before):
+    """Nothing of the first run comes into it."""
+    other = dataclasses.replace(plain(tmp_path), seed=4)
+    seen = {}
+
+    def make_anew():
+        shutil.rmtree(tmp_path / "run")
+        seen["folder"] = run_folder.RunFolder(other)
+        seen["folder"].start(other, small_dataset())
+        seen["files"] = sorted((tmp_path / "run").rglob("*"))
+
+    before(method, make_anew, step)
+    assert_one_line(command(plain(tmp_path)), "deleted", "made it anew", "another --name")
+    assert sorted((tmp_path / "run").rglob("*")) == seen["files"]
+    assert run_folder.read_config(tmp_path / "run").seed == 4
+
+
+def test_new_folder_that_another_run_has_made_anew_is_not_discarded(tmp_path):
+    config = plain(tmp_path)
+    folder = run_folder.RunFolder(config)
+    shutil.rmtree(tmp_path / "run")
+    other = run_folder.RunFolder(config)
+    folder.discard_if_new()
+    assert (tmp_path / "run" / ".lock").exists()
+    other.close()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has another kind of lock")
+def test_file_system_without_locks(finished, tmp_path, command, monkeypatch):
+    """The run goes on with a weaker kind, of which one line tells."""
+    import fcntl
+
+    def flock(*_):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    outcome = command(plain(tmp_path))
+    monkeypatch.undo()
+    assert_goes_on(outcome, plain(tmp_path), finished, [f"{tmp_path / 'run'}: flock not supported"])
+
+
+# What the system refuses.
+
+
+@pytest.mark.parametrize("method, step", [("restore_latest", 0), ("restore_best", 33)])
+def test_too_many_open_files(method, step, half_done, finished, command, monkeypatch):
+    """The weights are there: nothing is said of damage, and the same command goes on."""
+    resource = pytest.importorskip("resource")
+    original, limit = getattr(checkpoints.Checkpoints, method), resource.getrlimit(7)
+    opened = []
+
+    def starved(these):
+        soft = max(map(int, os.listdir("/proc/self/fd"))) + 1
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, limit[1]))
+        try:
+            with contextlib.suppress(OSError):
+                while True:
+                    opened.append(open(os.devnull, "rb"))
+            return original(these)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+            for file in opened:
+                file.close()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints.Checkpoints, method, starved)
+        assert_one_line(
+            command(half_done), "Cannot read", "Too many open files", "the same command goes on"
+        )
+    assert_goes_on(command(half_done), half_done, finished)
+
+
+def test_foreign_file_among_the_checkpoints(half_done, finished, dataset, command):
+    folder = newest(half_done).parent
+    for path in (folder, folder / "best"):
+        (path / "ckpt-final.index").write_bytes(b"")
+        empty(path / "checkpoint")
+    assert session.evaluate_run(folder.parent, half_done, dataset, "test", 2).images == 60
+    assert_goes_on(command(half_done), half_done, finished)
 
 
 # Numbers and clocks.

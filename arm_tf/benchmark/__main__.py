@@ -35,11 +35,12 @@ PARTS = ("steps", "fit", "evaluation", "process", "trials", "sweep", "cost")
 def main() -> None:
     values = flags.FLAGS
     unknown = set(values.parts) - set(PARTS)
-    if unknown or values.rounds < 2:
+    if unknown or not values.parts or values.rounds < 2:
         raise ConfigError(
             f"--parts takes any of {', '.join(PARTS)} and --rounds at least 2, received "
             f"{','.join(values.parts)} and {values.rounds}."
         )
+    cli.check_integer("rounds", 2)
     if values.export and values.speeds:
         raise ConfigError(
             "--export and --speeds are two programs; give one, received "

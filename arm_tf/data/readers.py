@@ -5,6 +5,7 @@ for, whatever it claims.
 """
 
 import contextlib
+import errno
 import gzip
 import math
 import os
@@ -289,6 +290,8 @@ def _parsing(path: pathlib.Path, expected: str, remedy: str = _REPLACE) -> Itera
     except DataError:
         raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # not of damage
+            raise DataError(f"{path}: cannot be read ({error.strerror}); mend that") from error
         reason = f"{type(error).__name__}: {error}"
         found = f"a file that cannot be read ({reason})"
         raise refusal(path, expected, found, remedy) from error

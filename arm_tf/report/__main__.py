@@ -24,15 +24,16 @@ def main() -> None:
     if not folder.is_dir():
         raise RunError(f"{folder} is not a folder.")
     text, runs, notes = summary(folder)
-    files.write_text(folder / "report.md", text)
-    files.write_text(folder / "report.csv", table_csv(runs))
-    written = ["report.md", "report.csv"]
-    for name, figure in pictures(runs).items():
-        figure.savefig(folder / f"{name}.png")
-        written.append(f"{name}.png")
     print(text, end="")
     for note in notes:
         print(f"Passed over {note}.")
+    written = ["report.md", "report.csv"]
+    with files.writing(folder, "--folder"):
+        files.write_text(folder / "report.md", text)
+        files.write_text(folder / "report.csv", table_csv(runs))
+        for name, figure in pictures(runs).items():
+            figure.savefig(folder / f"{name}.png")
+            written.append(f"{name}.png")
     print(f"Written to {folder}: {', '.join(written)}.")
 
 

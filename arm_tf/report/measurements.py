@@ -1,13 +1,12 @@
 """Tables of what the toy, the benchmark, sweeps and `arm_tf.variance` have written."""
 
 import contextlib
-import csv
+import math
 import os
 import pathlib
 import typing
 
 from arm_tf import estimators, files
-from arm_tf.errors import RunError
 from arm_tf.report.tables import experiment_title, table
 
 
@@ -29,7 +28,7 @@ def measurements(folder: str | os.PathLike[str]) -> tuple[list[str], list[str]]:
     def reading(path):
         try:
             yield
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RunError) as error:
+        except (*files.UNREADABLE, StopIteration) as error:
             notes.append(f"{path.relative_to(folder).as_posix()}: cannot be read ({error})")
 
     for name, render in (("toy.json", _toy_tables), ("benchmark.json", _benchmark_tables)):
@@ -48,13 +47,16 @@ def measurements(folder: str | os.PathLike[str]) -> tuple[list[str], list[str]]:
              ["steps a second", *(f"{steps / seconds:.0f}" for _, steps, seconds in sweeps)]],
         ))  # fmt: skip
     if (path := folder / "variance.csv").exists():
-        with reading(path), open(path, newline="", encoding="utf-8") as lines:
-            tables += _variance_tables(list(csv.DictReader(lines)))
+        with reading(path):
+            tables += _variance_tables(files.read_csv(path))
     return tables, notes
 
 
 def _throughput(record: dict[str, float]) -> tuple[float, float, float]:
-    return float(record["workers"]), float(record["steps"]), float(record["seconds"])
+    workers, steps, seconds = (float(record[name]) for name in ("workers", "steps", "seconds"))
+    if not 0 <= steps / seconds < math.inf:
+        raise ValueError("steps or seconds that cannot be")
+    return workers, steps, seconds
 
 
 def _variance_tables(rows: list[dict[str, str]]) -> list[str]:

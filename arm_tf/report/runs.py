@@ -1,6 +1,5 @@
 """The runs below a folder, as they come into tables and figures."""
 
-import csv
 import dataclasses
 import functools
 import math
@@ -172,7 +171,7 @@ def gather(folder: str | os.PathLike[str]) -> tuple[list[Run], list[str]]:
     speeds = {}
     try:
         speeds = _speeds(pathlib.Path(folder) / SPEEDS)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except files.UNREADABLE as error:
         notes.append(f"{SPEEDS}: cannot be read ({error})")
     for config_file in sorted(pathlib.Path(folder).rglob("config.json")):
         path = config_file.parent
@@ -184,7 +183,7 @@ def gather(folder: str | os.PathLike[str]) -> tuple[list[Run], list[str]]:
                 epoch = f"{metrics[-1]['epoch']:g}" if metrics else "none"
                 notes.append(f"{name}: not finished (epoch {epoch} of {settings.epochs})")
                 continue
-            result = files.read_json(path / "result.json")
+            result = run_folder.read_result(path) or {}
             missing = {*COLUMNS, "valid_nll"} - set(result) - {"run", "gradient_variance"}
             if missing:
                 raise KeyError(f"no {', '.join(sorted(missing))}")
@@ -198,7 +197,7 @@ def gather(folder: str | os.PathLike[str]) -> tuple[list[Run], list[str]]:
                 metrics = [{**row, "training_seconds": row["step"] / rate} for row in metrics]
                 run = dataclasses.replace(run, metrics=metrics)
             runs.append(run)
-        except (OSError, ValueError, KeyError, TypeError, RunError) as error:
+        except (*files.UNREADABLE, RunError) as error:
             notes.append(f"{name}: cannot be read ({error})")
     return sorted(runs, key=lambda run: run.result["test_nll"]), notes
 
@@ -223,11 +222,10 @@ def _own_variance(path: pathlib.Path, estimator: str) -> tuple[float | None, int
     if not file.exists():
         return None, None
     variance = samples = None  # the last step's, where there are several
-    with open(file, newline="", encoding="utf-8") as lines:
-        for row in csv.DictReader(lines):
-            if row["estimator"] == estimator:
-                variance = float(row["variance_weights"])
-                samples = int(row["samples"]) if "samples" in row else None
+    for row in files.read_csv(file):
+        if row["estimator"] == estimator:
+            variance = float(row["variance_weights"])
+            samples = int(row["samples"]) if "samples" in row else None
     return variance, samples
 
 

@@ -63,8 +63,8 @@ def main() -> None:
         raise ConfigError("--workers is of this machine, and --address of a cluster; give one.")
     runs = [run for folder in {cell.config.logdir for cell in cells} for run in runs_in(folder)]
     find_finished(cells, runs)
-    left_out = _without_data(cells)
-    cells = [cell for cell in cells if cell not in left_out]
+    left_out, unreadable = _without_data(cells)
+    cells = [cell for cell in cells if cell not in [*left_out, *unreadable]]
     is_rates_first = values.paper if values.rates_first is None else values.rates_first
     jobs = rates_first(cells) if is_rates_first else cells
     for job in jobs:
@@ -94,10 +94,12 @@ def main() -> None:
     if not came_to_an_end:
         print("Stopped; the same command does what is left.")
         return
-    steps = sum(job.result["steps"] - steps_before[job.path] for job in to_do if job.result)
+    steps = sum(job.result.get("steps", 0) - steps_before[job.path] for job in to_do if job.result)
     throughput = {"workers": slots, "steps": steps, "seconds": time.monotonic() - begun}
-    if not steps and (logdir / "sweep.json").exists():
-        throughput = files.read_json(logdir / "sweep.json")["throughput"]
+    if not steps:
+        with contextlib.suppress(*files.UNREADABLE):  # the record of the sweep that took them
+            earlier = files.read_json(logdir / "sweep.json")["throughput"]
+            throughput = {name: float(earlier[name]) for name in throughput}
     rows = summarise(cells)
     table = markdown(rows, " or −".join(sorted({cell.config.likelihood for cell in cells})))
     failed = [job for job in jobs if not job.result]
@@ -106,12 +108,14 @@ def main() -> None:
         "throughput": throughput,
         "failed": {job.config.name: job.failures for job in failed if job.failures},
     }
-    files.write_json(logdir / "sweep.json", record)
-    files.write_text(logdir / "sweep.md", table)
     print(table, end="")
-    if throughput["steps"]:
+    with files.writing(logdir):
+        files.write_json(logdir / "sweep.json", record)
+        files.write_text(logdir / "sweep.md", table)
+    if throughput["steps"] and throughput["seconds"]:
         rate = throughput["steps"] / throughput["seconds"]
-        print(f"{rate:.0f} steps/s by {throughput['workers']} workers, starts and tests included.")
+        by = f"{throughput['workers']:g} workers"
+        print(f"{rate:.0f} steps/s by {by}, starts and tests included.")
     errors = []
     if failed:
         names = [job.config.name for job in failed if job.failures]
@@ -124,6 +128,9 @@ def main() -> None:
     if left_out:
         sources = dict.fromkeys(cell.source for cell in left_out)
         errors.append(f"Left out for want of data: {', '.join(sources)}.")
+    if unreadable:
+        names = [cell.config.name for cell in unreadable]
+        errors.append(f"Left out, since config.json cannot be read: {', '.join(names)}.")
     if errors:
         raise RunError(" ".join(errors))
 
@@ -158,8 +165,12 @@ def _cells(overrides: Sequence[str]) -> list[scheduler.Job]:
     return cells
 
 
-def _without_data(cells: Sequence[scheduler.Job]) -> list[scheduler.Job]:
-    """Cells whose data cannot be had; prints a line on those of each data set.
+def _without_data(
+    cells: Sequence[scheduler.Job],
+) -> tuple[list[scheduler.Job], list[scheduler.Job]]:
+    """Cells whose data cannot be had, and finished ones that do not say on which data they were.
+
+    Prints a line on those of each data set.
 
     Raises:
       DataError: there are no others.
@@ -170,6 +181,7 @@ def _without_data(cells: Sequence[scheduler.Job]) -> list[scheduler.Job]:
         key = (cell.config.dataset, cell.config.data_dir, cell.config.image_shape)
         by_data.setdefault(key, []).append(cell)
     left_out: list[scheduler.Job] = []
+    unreadable: list[scheduler.Job] = []
     for (dataset, folder, shape), group in by_data.items():
         try:
             loaded = data.load(dataset, folder, image_shape=shape)
@@ -181,9 +193,12 @@ def _without_data(cells: Sequence[scheduler.Job]) -> list[scheduler.Job]:
             print(f"Left out for want of data: {', '.join(sources)}. {error}", flush=True)
         else:
             for cell in group:
-                if cell.result:
-                    run_folder.check_data(cell.path, loaded)
-    return left_out
+                try:
+                    if cell.result:
+                        run_folder.check_data(cell.path, loaded)
+                except run_folder.UnreadableError:
+                    unreadable.append(cell)
+    return left_out, unreadable
 
 
 if __name__ == "__main__":

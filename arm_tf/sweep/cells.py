@@ -81,7 +81,7 @@ def grid(
         cli.define_flags(parsed)
         try:
             parsed(["sweep", *cli.with_flag_files(own_flags), *overrides])
-        except flags.Error as error:
+        except (flags.Error, ValueError) as error:  # the second for a value of --noNAME
             raise ConfigError(f"{source}: {error}") from None
         if parsed["name"].value:
             raise ConfigError("--name is not for a sweep, whose runs are named by their settings.")

@@ -107,7 +107,7 @@ def pace(path: pathlib.Path) -> Pace | None:
     rows: list[dict[str, float]] = []
     with contextlib.suppress(RunError):
         rows = run_folder.read_metrics(path)
-    if not rows or any(math.isnan(row["seconds"]) for row in rows):
+    if not rows or any(math.isnan(row.get("seconds", math.nan)) for row in rows):
         return None
     start = [] if len(rows) > 1 else [{"seconds": 0.0, "step": 0.0}]  # the first compiles, too
     seconds = statistics.median(

@@ -71,6 +71,10 @@ def main() -> None:
     values = flags.FLAGS
     p0s = numbers("p0", float, lambda p0: 0.0 <= p0 <= 1.0, "numbers from 0 to 1")
     sample_counts = numbers("gradient_samples", int, lambda k: k >= 1, "integers of at least 1")
+    if max(sample_counts) > 100_000:
+        raise ConfigError(
+            f"--gradient_samples must be at most 100,000, received {max(sample_counts)}."
+        )
     for name in ("step_size", "estimator_learning_rate"):
         if not 0 < getattr(values, name) < math.inf:
             received = getattr(values, name)
@@ -106,7 +110,6 @@ def main() -> None:
         for name in shown
         for k in sample_counts
     }
-    files.write_text(out / "traces.csv", table(traces))
     settings = ("iterations", "step_size", "estimator_learning_rate", "seed")
     record = {
         **{name: values[name].value for name in settings},
@@ -117,14 +120,15 @@ def main() -> None:
             name: {str(p0): traces[name, p0]["final_probability"] for p0 in p0s} for name in names
         },
     }
-    files.write_json(out / "toy.json", record)
-    figures.toy_traces({key: trace for key, trace in traces.items() if key[0] in shown}).savefig(
-        out / "traces.png"
-    )
+    shown_traces = {key: trace for key, trace in traces.items() if key[0] in shown}
     at_p0 = {name: traces[name, shown_p0]["loss"] for name in names}
-    figures.toy_losses(at_p0, shown_p0).savefig(out / "losses.png")
     truth = univariate.true_gradient(path, shown_p0)
-    figures.toy_gradients(gradients, truth, shown_p0).savefig(out / "gradients.png")
+    with files.writing(out, "--out"):
+        files.write_text(out / "traces.csv", table(traces))
+        files.write_json(out / "toy.json", record)
+        figures.toy_traces(shown_traces).savefig(out / "traces.png")
+        figures.toy_losses(at_p0, shown_p0).savefig(out / "losses.png")
+        figures.toy_gradients(gradients, truth, shown_p0).savefig(out / "gradients.png")
     print(f"Tables and figures are in {out}.")
 
 
@@ -133,7 +137,9 @@ if __name__ == "__main__":
         "estimators", ["exact", "reinforce", "rebar", "relax", "arm"], "Which, with commas."
     )
     flags.DEFINE_list("p0", ["0.49", "0.499", "0.501", "0.51"], "Values of p0, with commas.")
-    flags.DEFINE_integer("iterations", 3000, "Steps of gradient ascent.", lower_bound=1)
+    flags.DEFINE_integer(
+        "iterations", 3000, "Steps of gradient ascent.", lower_bound=1, upper_bound=1_000_000
+    )
     flags.DEFINE_float("step_size", 1.0, "What the gradient is multiplied by in a step.")
     flags.DEFINE_float(
         "estimator_learning_rate", 1e-3, "Adam's step size for what an estimator learns."

@@ -11,7 +11,7 @@ from arm_tf import figures, noise
 from arm_tf.data import Dataset
 from arm_tf.errors import RunError
 from arm_tf.models.network import BinaryNetwork
-from arm_tf.training import board, run_folder
+from arm_tf.training import board
 from arm_tf.training.config import Config
 from arm_tf.training.run_folder import RunFolder
 
@@ -27,13 +27,13 @@ class Journal:
       folder: `arm_tf.training.run_folder.RunFolder`.
       config: `arm_tf.training.config.Config`.
       pictures: called without arguments; the model's present pictures as pages, by name.
-      last_step: int, of the last evaluation that the run's state knows of.
+      metrics: rows of metrics.csv, one an evaluation, so far.
 
     Attributes:
-      metrics: rows of metrics.csv, one an evaluation.
+      metrics: the same, and those that follow.
 
     Raises:
-      RunError: the folder cannot be written, or its metrics cannot be read.
+      RunError: the folder cannot be written.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Journal:
         folder: RunFolder,
         config: Config,
         pictures: Callable[[], dict[str, np.ndarray]],
-        last_step: int,
+        metrics: list[dict[str, float]],
     ) -> None:
         self._folder, self._config, self._pictures = folder, config, pictures
         with self._writing():
@@ -49,7 +49,9 @@ class Journal:
                 split: tf.summary.create_file_writer(str(folder.path / split))
                 for split in ("train", "valid", "test")
             }
-        self.metrics = run_folder.read_metrics(folder.path, last_step)
+            if metrics:
+                self._folder.write_metrics(metrics)  # whatever has become of the file meanwhile
+        self.metrics = metrics
         self._begin_events()
 
     def _writing(self) -> contextlib.AbstractContextManager[None]:

@@ -1,5 +1,6 @@
 """One run: its model, its optimisers, and the position that checkpoints keep."""
 
+import dataclasses
 import functools
 import hashlib
 import json
@@ -84,11 +85,17 @@ class Run:
         state = {**self.learner.state, "position": self.position}
         if folder:
             self.checkpoints = Checkpoints(folder, state)
-            self.checkpoints.restore_latest()
-            # The row of this step is there without its evaluation if the run died between the two.
-            last_step = self.step if self.is_evaluated else self.step - 1
+            record = self.checkpoints.restore_latest() or {}
+            if "config" in record:
+                folder.check_settings(config, Config.from_dict(record["config"]))
+            metrics = record.get("metrics")
+            if metrics is None:  # of an earlier version
+                # The row of this step is there without its evaluation if the run died in between.
+                last_step = self.step if self.is_evaluated else self.step - 1
+                metrics = run_folder.read_metrics(folder.path)
+                metrics = [row for row in metrics if row["step"] <= last_step]
             pictures = functools.partial(pages, self.learner.model, dataset, config.seed)
-            self.journal = Journal(folder, config, pictures, last_step)
+            self.journal = Journal(folder, config, pictures, metrics)
         if cluster.addresses:
             variables = tf.nest.flatten(state)
             with replicas.working_together(cluster):
@@ -241,7 +248,8 @@ class Run:
         if not self.folder:
             return
         self.position["seconds"].assign(self.clock() - self.begun)
-        self.checkpoints.save()
+        record = {"config": dataclasses.asdict(self.config), "metrics": self.journal.metrics}
+        self.checkpoints.save(record)
         self.journal.flush()
 
     def finish(self, progress: Callable[[float], object]) -> dict[str, typing.Any]:

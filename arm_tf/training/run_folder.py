@@ -1,7 +1,6 @@
 """The folder of a run: its settings, metrics and result as files that are never half-written."""
 
 import contextlib
-import csv
 import dataclasses
 import importlib.metadata
 import math
@@ -9,7 +8,9 @@ import os
 import pathlib
 import platform
 import re
+import sys
 import typing
+import warnings
 from collections.abc import Iterator, Sequence
 
 import filelock
@@ -20,6 +21,14 @@ from arm_tf.errors import RunError
 from arm_tf.training.config import Config, flag_file
 
 _LIBRARIES = ("tensorflow", "keras", "tensorflow-probability", "numpy")
+_PATTERN = "*?[]" + "\\" * (os.name != "nt")  # by TensorFlow, which seeks and deletes checkpoints
+_ESSENTIAL = ("test_nll", "valid_nll")  # figures without which there is no result
+_FIGURES = (*_ESSENTIAL, "test_neg_elbo", "test_k_nll", "best_epoch", "epochs", "steps",
+            "evaluations_per_step", "test_samples")  # fmt: skip
+
+
+class UnreadableError(RunError):
+    """A file of a run whose contents are not what they should be."""
 
 
 class RunFolder:
@@ -30,31 +39,43 @@ class RunFolder:
 
     Raises:
       RunError: the folder cannot be written, is in use by another process, holds unreadable
-        settings, or holds a run with other settings.
+        settings or checkpoints without settings, or holds a run with other settings.
     """
 
     def __init__(self, config: Config) -> None:
         self.path = run_path(config)
+        check_path(self.path)
         self._is_new = not os.path.exists(self.path)  # also where the name is too long for a path
         files.make_folder(self.path)
         # The system's own kind of lock, which ends with the process. Its file stays: another might
         # have opened it already, and would lock what nobody else finds any more.
         self._lock = filelock.FileLock(self.path / ".lock", timeout=0, thread_local=False)
-        try:
-            self._lock.acquire()
-        except filelock.Timeout:
-            raise RunError(f"Another process is training the run in {self.path}.") from None
-        except OSError as error:
-            raise files.cannot_write(self.path, error) from None
+        with files.writing(self.path), warnings.catch_warnings(record=True) as notes:
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("always", UserWarning)
+            try:
+                self._lock.acquire()
+            except filelock.Timeout:
+                raise RunError(f"Another process is training the run in {self.path}.") from None
+            except NotImplementedError as error:  # filelock's, where there are no locks
+                raise OSError(str(error)) from None
+            self._held = (self.path / ".lock").stat()
+        if notes:  # a file system without locks, for which there is a weaker kind
+            print(f"{self.path}: {notes[0].message}.", file=sys.stderr)
         try:
             if (self.path / "config.json").exists():
-                self._compare(config)
+                self.check_settings(config, read_config(self.path))
+            elif (self.path / "checkpoints").exists():
+                raise RunError(
+                    f"The run in {self.path} has lost its config.json, without which nobody knows "
+                    "its settings. Put that back, or choose another --name."
+                )
         except BaseException:
             self.close()
             raise
 
-    def _compare(self, config: Config) -> None:
-        begun = read_config(self.path)
+    def check_settings(self, config: Config, begun: Config) -> None:
+        """Raises RunError unless a configuration is the one that the run was begun with."""
         differing = config.differences(begun)
         if differing:
             flag = lambda name, value: flag_file({name: value}).strip() or f"no --{name}"
@@ -76,7 +97,8 @@ class RunFolder:
         if os.name == "nt":  # which does not remove an open file
             self.close()
         if self._is_new:
-            with contextlib.suppress(OSError):  # another process has come to the folder
+            with contextlib.suppress(OSError, RunError):  # another process has come to the folder
+                self._check_held()
                 for name in ("config.json", "flags.txt", ".lock"):
                     (self.path / name).unlink(missing_ok=True)
                 self.path.rmdir()
@@ -113,7 +135,7 @@ class RunFolder:
         """
         caught: tuple[type[Exception], ...] = (OSError, *errors)
         try:
-            (self.path / ".lock").stat()  # TensorFlow would make a folder that is gone anew
+            self._check_held()
             yield
         except caught as error:
             reason = " ".join(str(getattr(error, "strerror", error)).split())
@@ -122,6 +144,14 @@ class RunFolder:
                 f"Cannot write the folder {self.path}: {reason}; once that is mended, the same "
                 "command goes on from the last checkpoint there."
             ) from error
+
+    def _check_held(self) -> None:
+        """Raises OSError where the folder is gone, RunError where another is in its place."""
+        if not os.path.samestat((self.path / ".lock").stat(), self._held):
+            raise RunError(
+                f"The folder {self.path} was deleted while this run went on, and another run has "
+                "made it anew; nothing more is written. Train this one under another --name."
+            )
 
     @property
     def result(self) -> dict[str, typing.Any] | None:
@@ -151,6 +181,15 @@ def run_path(config: Config) -> pathlib.Path:
     return pathlib.Path(config.logdir) / config.name
 
 
+def check_path(path: pathlib.Path) -> None:
+    """Raises RunError where TensorFlow would take the path of a run for a pattern of others."""
+    if special := sorted(set(_PATTERN) & set(str(path))):
+        raise RunError(
+            f"The folder {path} has {' '.join(special)} in its path, by which TensorFlow finds "
+            "checkpoints of other runs; rename it, or choose another with --logdir."
+        )
+
+
 def read_config(path: str | os.PathLike[str]) -> Config:
     """The configuration that a run's folder was started with.
 
@@ -165,18 +204,26 @@ def read_config(path: str | os.PathLike[str]) -> Config:
 
 
 def read_result(path: str | os.PathLike[str]) -> dict[str, typing.Any] | None:
-    """The result of the finished run in a folder, a dict; None before that."""
+    """The result of the finished run in a folder, a dict; None before that.
+
+    Raises:
+      RunError: the file is damaged, lacks a bound, or holds something else than numbers as figures.
+    """
     file = pathlib.Path(path) / "result.json"
     if not file.exists():
         return None
     with _reading(file):
-        return files.read_json(file)
+        result = files.read_json(file)
+        figures = {name: result[name] for name in _FIGURES if name in {*_ESSENTIAL, *result}}
+        for name, value in figures.items():
+            if type(value) not in (int, float):
+                raise ValueError(f"{name} is {str(value)[:20]!r}, not a number")
+            float(value)  # or it is too large for that
+        return result
 
 
-def read_metrics(
-    path: str | os.PathLike[str], last_step: float = math.inf
-) -> list[dict[str, float]]:
-    """Rows of a run's metrics.csv up to a step as dicts of floats, [] where there is none yet.
+def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, float]]:
+    """Rows of a run's metrics.csv as dicts of floats, [] where there is none yet.
 
     Raises:
       RunError: the file is damaged.
@@ -184,12 +231,18 @@ def read_metrics(
     file = pathlib.Path(path) / "metrics.csv"
     if not file.exists():
         return []
-    with _reading(file), open(file, newline="", encoding="utf-8") as lines:
+    with _reading(file):
         rows = [
             {k: float(v) for k, v in row.items() if v != ""}  # "": of a version without the column
-            for row in csv.DictReader(lines)
+            for row in files.read_csv(file)
         ]
-        return [row for row in rows if row["step"] <= last_step]
+        for row in rows:
+            is_whole = rows[0].keys() <= row.keys() and 0 < row["step"] < math.inf
+            if not is_whole or not row["epoch"] > 0:
+                raise ValueError(f"figures are missing at step {row['step']:g}")
+        if len({row["step"] for row in rows}) < len(rows):
+            raise ValueError("a step is there twice")
+        return rows
 
 
 def check_data(path: str | os.PathLike[str], dataset: Dataset) -> None:
@@ -197,6 +250,8 @@ def check_data(path: str | os.PathLike[str], dataset: Dataset) -> None:
     file = pathlib.Path(path) / "config.json"
     with _reading(file):
         begun_with = files.read_json(file)["data"]["checksum"]
+        if not isinstance(begun_with, str):
+            raise ValueError("the checksum of the data is not a text")
     if begun_with != dataset.checksum:
         raise RunError(
             f"The run in {path} was started with other data (checksum {begun_with[:12]}…, "
@@ -206,8 +261,8 @@ def check_data(path: str | os.PathLike[str], dataset: Dataset) -> None:
 
 @contextlib.contextmanager
 def _reading(file: pathlib.Path) -> Iterator[None]:
-    """A context in which whatever is wrong with a file's contents is a `RunError`."""
+    """A context in which whatever is wrong with a file's contents is an `UnreadableError`."""
     try:
         yield
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise RunError(f"Cannot read {file}: {type(error).__name__}: {error}") from None
+    except files.UNREADABLE as error:
+        raise UnreadableError(f"Cannot read {file}: {type(error).__name__}: {error}") from None

@@ -58,8 +58,10 @@ class Job:
 
     @property
     def result(self) -> dict[str, typing.Any] | None:
-        """The result of a finished run, a dict, or None."""
-        return run_folder.read_result(self.path)
+        """The result of a finished run, a dict, or None, also where it cannot be read."""
+        with contextlib.suppress(RunError):  # which its process will say
+            return run_folder.read_result(self.path)
+        return None
 
     @property
     def progress(self) -> float:

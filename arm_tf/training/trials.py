@@ -1,6 +1,7 @@
 """Several trials of one configuration, which differ in the seed, at once on one machine."""
 
 import dataclasses
+import math
 import pathlib
 import statistics
 import typing
@@ -29,6 +30,8 @@ class Figure(typing.NamedTuple):
     def of(cls, values: Iterable[float]) -> "Figure":
         """The figure of a sequence of floats, one a trial."""
         values = list(values)
+        if not all(map(math.isfinite, values)):
+            return cls(sum(values) / len(values), math.nan if len(values) > 1 else None)
         deviation = statistics.stdev(values) if len(values) > 1 else None
         return cls(statistics.fmean(values), deviation)
 

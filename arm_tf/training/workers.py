@@ -19,6 +19,7 @@ from collections.abc import Iterator
 
 import psutil
 
+from arm_tf import files
 from arm_tf.errors import ConfigError, RunError
 
 STOP_SIGNALS = tuple(  # SIGBREAK, Ctrl-Break, is what one process can send another on Windows
@@ -198,6 +199,8 @@ def find(distribute: str) -> Cluster:
     try:
         described = json.loads(text)
         jobs, task = described["cluster"], described["task"]
+        if not all(isinstance(hosts, list) for hosts in jobs.values()):
+            raise TypeError
         addresses = tuple(address for job in _JOBS for address in jobs.get(job, ()))
         others = sorted(set(jobs) - {*_JOBS, "evaluator"})  # TensorFlow passes over an evaluator
         if others:
@@ -210,7 +213,7 @@ def find(distribute: str) -> Cluster:
         index = [(job, i) for job in _JOBS for i in range(len(jobs.get(job, ())))].index(
             (task["type"], int(task["index"]))
         )
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (*files.UNREADABLE, RecursionError):
         raise ConfigError(
             "--distribute=multi_worker needs the environment variable TF_CONFIG on every host, "
             'such as {"cluster": {"worker": ["host0:2222", "host1:2222"]}, '

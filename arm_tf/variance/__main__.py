@@ -69,14 +69,10 @@ def _given_besides_a_run() -> dict[str, typing.Any]:
 def main() -> None:
     values = flags.FLAGS
     for name in ("images", "draws", "evaluations", "rounds"):
-        if getattr(values, name) < 1:
-            raise ConfigError(
-                f"--{name} must be an integer of at least 1, received {getattr(values, name)}."
-            )
-    if values.adapt_steps < 0:
-        raise ConfigError(
-            f"--adapt_steps must be an integer of at least 0, received {values.adapt_steps}."
-        )
+        cli.check_integer(name, 1)
+    cli.check_integer("adapt_steps", 0)
+    if not values.estimators:
+        raise ConfigError("--estimators must name at least one estimator.")
     if values.run and values.trajectory:
         raise ConfigError("--run and --trajectory both name a run; give one of them.")
     folder = None
@@ -134,13 +130,14 @@ def main() -> None:
     header += ["objective", "step", *_TIMES]
     lines = [",".join(header)]
     lines += [",".join("" if row[k] is None else f"{row[k]}" for k in header) for row in rows]
-    files.write_text(out / "variance.csv", "\n".join(lines) + "\n")
     written = [out / "variance.csv", out / "variance.png"]
     last = [row for row in rows if row["step"] == rows[-1]["step"]]
-    figures.variances(last, config.name).savefig(written[1])
-    if values.trajectory:
-        written.append(out / "trajectory.png")
-        figures.variances_along(rows, config.name).savefig(written[2])
+    with files.writing(out, "--out"):
+        files.write_text(written[0], "\n".join(lines) + "\n")
+        figures.variances(last, config.name).savefig(written[1])
+        if values.trajectory:
+            written.append(out / "trajectory.png")
+            figures.variances_along(rows, config.name).savefig(written[2])
     print(f"Written to {', '.join(map(str, written))}.")
 
 
