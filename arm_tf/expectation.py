@@ -159,8 +159,27 @@ def expectation(
         estimator, logits that are not floating point, noise or values of f of the wrong shape,
         an f without the derivative that the estimator needs, or both `u` and `seed`.
     """
+    return _expectation(converted(f), logits, estimator, num_samples, u, seed, options)
+
+
+def converted(f: typing.Any) -> typing.Any:
+    """f as AutoGraph has it where this is called; what calls f then need not be converted."""
     if not callable(f):
         raise ValueError(f"f must be a function of the samples, received {f!r}.")
+    autograph = tf.__internal__.autograph
+    return autograph.tf_convert(f, autograph.control_status_ctx())
+
+
+@tf.autograph.experimental.do_not_convert
+def _expectation(
+    f: Callable[[tf.Tensor], tf.Tensor],
+    logits: tf.types.experimental.TensorLike,
+    estimator: str,
+    num_samples: int | None,
+    u: tf.types.experimental.TensorLike | None,
+    seed: tf.types.experimental.TensorLike | None,
+    options: dict[str, typing.Any],
+) -> tf.Tensor:
     logits = tf.convert_to_tensor(logits)
     if not logits.dtype.is_floating or not logits.shape.rank or logits.shape[-1] is None:
         raise ValueError(

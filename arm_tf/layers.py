@@ -19,6 +19,7 @@ from arm_tf.expectation import (
     GradientEstimator,
     at_any_precision,
     attach_gradient,
+    converted,
     draw,
     gradient_after,
     option_config,
@@ -143,13 +144,20 @@ class StochasticBinary(keras.layers.Layer):
         training: bool | None = None,
     ) -> tf.Tensor:
         self.check_dtype(logits)
+        return self._call(logits, None if f is None else converted(f), training)
+
+    @tf.autograph.experimental.do_not_convert
+    def _call(
+        self,
+        logits: tf.Tensor,
+        f: Callable[[tf.Tensor], tf.Tensor] | None,
+        training: bool | None,
+    ) -> tf.Tensor:
         estimator = self.gradient_estimator
         if f is None:
             u = self.noise(logits, 1)[0]
             b = self.sample(logits, u, training)
             return tf.where(tf.math.is_nan(logits), logits, b)
-        if not callable(f):
-            raise ValueError(f"f must be a function of the samples, received {f!r}.")
         u = self.noise(logits, estimator.rows)
         estimate = at_any_precision(estimator.run, lambda b, **_: f(b), logits, u)
         if estimator.trainable_variables:
@@ -168,7 +176,7 @@ class StochasticBinary(keras.layers.Layer):
     def _warn_of_activation(self, logits: keras.KerasTensor) -> None:
         """Warns where Keras's layer or operation before puts out no negative numbers."""
         history = getattr(logits, "_keras_history", None)
-        before = history.operation if history else None
+        before: typing.Any = history.operation if history else None
         activation = getattr(before, "activation", None)
         if activation is None and not getattr(before, "weights", ()):
             activation = before

@@ -1,6 +1,8 @@
 """Models trained under Keras's own `compile`: gradients against enumeration and other doors."""
 
+import concurrent.futures
 import itertools
+import warnings
 
 import keras
 import numpy as np
@@ -9,7 +11,7 @@ import proofs
 import pytest
 import tensorflow as tf
 
-from arm_tf import StochasticBinary, StochasticModel, estimators, models
+from arm_tf import StochasticBinary, StochasticModel, estimators, expectation, models
 from arm_tf.expectation import precise_dtype
 from arm_tf.stochastic_model import program
 from arm_tf.stochastic_model import surrogates as surrogate_losses
@@ -656,3 +658,214 @@ def test_a_model_whose_only_loss_comes_before_its_samples():
     before = first.kernel.numpy()
     model.fit(INPUTS[simple], verbose=0)
     assert (np.abs(first.kernel.numpy()) < np.abs(before)).any()
+
+
+def eager(inner, loss="mse", **kwargs):
+    model = StochasticModel(inner, **kwargs)
+    model.compile("sgd", loss, run_eagerly=True)
+    return model
+
+
+def test_the_likeliest_bits_by_predict_model_and_layer():
+    """What says more closely which bits decides: predict, then the model, then the layer."""
+    inner = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4), binary()])
+    x = np.tile(INPUTS[simple], (20, 1))
+    likeliest = inner.layers[0](x).numpy() > 0
+    chosen = lambda model, **kwargs: model.predict(x, verbose=0, **kwargs)
+    model = eager(inner)
+    np.testing.assert_array_equal(chosen(model, deterministic=True), likeliest)
+    assert (chosen(model) != likeliest).any()
+    inner.layers[1].deterministic = True
+    np.testing.assert_array_equal(chosen(model), likeliest)
+    assert (chosen(eager(inner, deterministic=False)) != likeliest).any()
+    assert (model.compute_loss(y=likeliest * 1.0, y_pred=model(x, training=True)) > 0).numpy()
+    inner.layers[1].deterministic = False
+    model = eager(inner, deterministic=True)
+    np.testing.assert_array_equal(chosen(model), likeliest)
+    assert (chosen(model, deterministic=False) != likeliest).any()
+    assert StochasticModel.from_config(model.get_config()).deterministic
+
+
+def test_evaluation_averages_samples():
+    """The loss of the average of b, which over many samples is that of its mean."""
+    inner = keras.Sequential([keras.Input((3,)), binary()])
+    model = eager(inner)
+    x = np.zeros((50, 3), "float32")
+    evaluate = lambda **kwargs: model.evaluate(x, x + 0.5, verbose=0, **kwargs)
+    assert evaluate() == pytest.approx(0.25)
+    assert evaluate(num_samples=60) < 0.01  # 1 / 240 on average
+    assert evaluate(deterministic=True) == pytest.approx(0.25)
+    with pytest.raises(ValueError, match="at least 1, received 0"):
+        evaluate(num_samples=0)
+
+
+def test_predictions_in_threads_keep_out_of_each_other_s_way():
+    """Each thread has its number of samples, and numbers that alternate are traced once."""
+    traced = []
+    note = keras.layers.Lambda(lambda b: traced.append(1) or b)
+    model = StochasticModel(keras.Sequential([keras.Input((3,)), binary(), note]))
+    x = np.zeros((30, 3), "float32")
+    are_bits = lambda y: set(np.unique(y)) <= {0.0, 1.0}
+    predict = lambda k: model.predict(x, num_samples=k, verbose=0)
+    first = [are_bits(predict(k)) for k in (1, 3)]
+    before = len(traced)
+    with concurrent.futures.ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda k: are_bits(predict(k)), [1, 3] * 10))
+    assert first + found == [True, False] * 11
+    assert len(traced) == before
+
+
+def test_what_a_functional_model_says_of_itself():
+    x = keras.Input((3,), name="x")
+    b = binary()(keras.layers.Dense(4, name="logits")(x))
+    outputs = {"cls": keras.layers.Dense(2, name="c")(b)}
+    model = StochasticModel(keras.Model(x, outputs))
+    assert model.inputs[0] is x and model.input_shape == (None, 3)
+    assert model.output_names == ["c"] and model.outputs[0].shape == (None, 2)
+    assert model.get_layer("logits").units == 4
+    lines = []
+    model.summary(print_fn=lambda line, **_: lines.append(line))
+    assert "logits" in "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        (
+            lambda: StochasticBinary(64),
+            r"must be a name such as 'arm', received 64; .*Dense\(units",
+        ),
+        (
+            lambda: StochasticModel(keras.Input((3,)), keras.Input((3,))),
+            "StochasticModel.keras.Mod",
+        ),
+        (lambda: StochasticModel(len), "must be one keras.Sequential or functional"),
+    ],
+)
+def test_what_is_no_model_or_estimator(wrong, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        wrong()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        lambda: [keras.layers.Dense(4, activation="sigmoid")],
+        lambda: [keras.layers.Dense(4), keras.layers.ReLU()],
+        lambda: [keras.layers.Dense(4), keras.layers.Activation("softplus")],
+    ],
+)
+def test_activations_before_logits_are_warned_of(before):
+    with pytest.warns(UserWarning, match="takes logits, .* leave out its activation"):
+        keras.Sequential([keras.Input((3,)), *before(), binary()])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        for activation in (None, "tanh", "leaky_relu"):
+            dense = keras.layers.Dense(4, activation=activation)
+            keras.Sequential([keras.Input((3,)), dense, keras.layers.Dropout(0.1), binary()])
+
+
+def test_second_derivatives_are_refused():
+    model = eager(simple())
+    kernel = model.get_layer(index=0).kernel.value
+    with tf.GradientTape() as outer:
+        with tf.GradientTape() as inner:
+            y_pred = model(INPUTS[simple], training=True)
+            loss = model.compute_loss(y=TARGETS[simple], y_pred=y_pred)
+        norm = tf.reduce_sum(inner.gradient(loss, kernel) ** 2)
+    with pytest.raises(ValueError, match="second derivatives"):
+        outer.gradient(norm, kernel)
+
+
+FLOATS = [
+    (name, option.name)
+    for name, row in estimators.TABLE.items()
+    for option in row.options
+    if isinstance(option.default, float) and row.objective == "elbo"
+]
+
+
+@pytest.mark.parametrize("estimator, option", FLOATS)
+def test_options_that_change_are_followed(estimator, option, tmp_path):
+    """A variable and a schedule give, at each step, the gradient of that step's number."""
+    decay = keras.optimizers.schedules.ExponentialDecay(4.0, 1, 0.75)
+    variable = keras.Variable(4.0, trainable=False)
+    x, y = INPUTS[simple], TARGETS[simple]
+
+    def build(value):
+        units = StochasticBinary(estimator, seed=3, name="units", **{option: value})
+        return keras.Sequential([keras.Input((3,)), units, keras.layers.Dense(2, "tanh")])
+
+    nets = {"number": build(4.0), "variable": build(variable), "schedule": build(decay)}
+    loaded = None
+    for step in range(3):
+        present = 4.0 * 0.75**step
+        variable.assign(present)
+        nets["number"] = build(present)
+        if step == 2:
+            path = tmp_path / "model.keras"
+            eager(nets["schedule"]).save(path)
+            loaded = keras.saving.load_model(path).model
+            nets["loaded"] = loaded
+        grads = []
+        for net in nets.values():
+            net.layers[1].set_weights(nets["variable"].layers[1].get_weights())
+            net.layers[0].seed_generator.state.assign([3, step])
+            with tf.GradientTape() as tape:
+                logits = tf.constant(x)
+                tape.watch(logits)
+                model = eager(net)
+                loss = model.compute_loss(y=y, y_pred=model(logits, training=True))
+            grads.append(tape.gradient(loss, logits))
+        for grad in grads[1:]:
+            np.testing.assert_allclose(grads[0], grad, rtol=1e-5, atol=1e-7)
+    assert loaded.layers[0].gradient_estimator.step.numpy() == 3
+
+
+def test_options_of_a_variable_are_saved(tmp_path):
+    variable = tf.Variable(0.25)
+    build = lambda value: keras.Sequential(
+        [keras.Input((3,)), StochasticBinary("st_gumbel", temperature=value)]
+    )
+    net = build(variable)
+    with pytest.raises(TypeError):
+        net.layers[0].options["temperature"] = 2.0
+    net.save(tmp_path / "net.keras")
+    loaded = keras.saving.load_model(tmp_path / "net.keras").layers[0]
+    assert loaded.options["temperature"].numpy() == 0.25
+    other = tf.Variable(1.0)
+    net.save_weights(tmp_path / "net.weights.h5")
+    build(other).load_weights(tmp_path / "net.weights.h5")
+    assert other.numpy() == 0.25
+    with pytest.raises(ValueError, match="latents must be an integer"):
+        StochasticBinary("st_gumbel_rao", latents=tf.Variable(3))
+    with pytest.raises(ValueError, match="a function keeps nothing between calls"):
+        decay = keras.optimizers.schedules.ExponentialDecay(1.0, 1, 0.5)
+        expectation(lambda b: b[..., 0], tf.zeros(2), estimator="concrete", temperature=decay)
+
+
+@pytest.mark.parametrize("estimator", ["arm", "relax", "legrad", "exact", "bitflip"])
+def test_a_loop_of_ones_own_is_quiet(estimator, caplog):
+    """Under a plain tf.function AutoGraph leaves the package alone, and converts the user's f."""
+    layer, model = StochasticBinary(estimator), eager(simple())
+
+    def f(b):
+        if tf.reduce_sum(b) > 2.0:
+            return tf.reduce_sum(b, -1)
+        else:
+            return -tf.reduce_sum(b, -1)
+
+    @tf.function
+    def step(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            loss = tf.reduce_sum(layer(x, f=f)) + tf.reduce_sum(expectation(f, x))
+            loss += model.compute_loss(y=TARGETS[simple], y_pred=model(x, training=True))
+        return tape.gradient(loss, x)
+
+    if estimator == "relax":  # whose f has a derivative
+        f = lambda b: tf.reduce_sum(b, -1)  # noqa: F811
+    with caplog.at_level("WARNING", "tensorflow"):
+        step(tf.constant(INPUTS[simple]))
+    assert "AutoGraph" not in caplog.text

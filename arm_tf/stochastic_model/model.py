@@ -25,7 +25,7 @@ from arm_tf.stochastic_model.tensors import leaf, with_mask
 from arm_tf.stochastic_model.ways import find
 
 # How many samples a prediction averages, and whether its bits are the likeliest.
-_inference = contextvars.ContextVar("arm_tf_inference", default=(1, None))
+_inference = contextvars.ContextVar[tuple[int, bool | None]]("arm_tf_inference", default=(1, None))
 
 
 @keras.saving.register_keras_serializable(package="arm_tf")

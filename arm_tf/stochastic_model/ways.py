@@ -65,11 +65,13 @@ def _try(
             lambda layer, logits: tf.constant(rng.uniform(size=logits.shape), logits.dtype),
         )
     loss = BatchLoss(loss_model, path.inputs, made_up(None, y), made_up(0.5, weight))
-    draw = lambda shape: rng.integers(0, 2, shape)
-    if seed == 0:  # all of a datum's units 0, or all 1, in turn
-        draw = lambda shape: np.broadcast_to(
-            np.reshape(np.arange(shape[0]) % 2, [-1] + [1] * (len(shape) - 1)), shape
-        )
+
+    def draw(shape: Sequence[int]) -> np.ndarray:
+        if seed > 0:
+            return rng.integers(0, 2, shape)
+        in_turn = np.arange(shape[0]) % 2  # all of a datum's units 0, or all 1
+        return np.broadcast_to(np.reshape(in_turn, [-1] + [1] * (len(shape) - 1)), shape)
+
     return {site: _way(Rest(path, site, loss), draw) for site in path.graph.after}
 
 
@@ -116,8 +118,7 @@ def _way(rest: Rest, draw: Callable[[Sequence[int]], np.ndarray]) -> int:
         return (twice[0] != twice[1]).any() or close(*f(other, bits))
 
     def are_addends():
-        addends = lambda outputs: loss_addends(path.structured(outputs))
-        loss_addends = rest.loss.addends
+        addends = lambda outputs: rest.loss.addends(path.structured(outputs))
         with path.scope():
             alone, _ = _alone(addends(outputs), [addends(o) for o, _, _ in changed_passes], size)
         return alone
@@ -155,10 +156,10 @@ def _like(t: typing.Any, size: int, low: float | None, rng: np.random.Generator)
     shape = [size, *(_LENGTH if n is None else n for n in t.shape[1:])] if t.shape.rank else []
     if t.dtype == tf.string:
         return tf.fill(shape, "a")
-    values = rng.integers(0, 2, shape)
     if t.dtype.is_floating and low is not None:
-        values = low + rng.uniform(size=shape)
-    made = tf.cast(values, t.dtype)
+        made = tf.cast(low + rng.uniform(size=shape), t.dtype)
+    else:
+        made = tf.cast(rng.integers(0, 2, shape), t.dtype)
     if isinstance(t, tf.SparseTensor):
         return tf.sparse.from_dense(made)
     return tf.RaggedTensor.from_tensor(made) if isinstance(t, tf.RaggedTensor) else made
