@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from absl import app, flags, logging
 
+from arm_tf import experiments
 from arm_tf.errors import ConfigError, DataError, RunError
 from arm_tf.training import config
 
@@ -24,12 +25,7 @@ USER_ERRORS = (ConfigError, DataError, RunError)
 
 
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
-    """Defines an absl flag for each field of `config.Config`.
-
-    And one, which --help leaves out, that flag files of earlier versions hold.
-    """
-    earlier = "Of earlier versions; the estimator's own."
-    flags.DEFINE_string("objective", None, earlier, flag_values, module_name=__name__)
+    """Defines an absl flag for each field of `config.Config`."""
     for field in dataclasses.fields(config.Config):
         help: str = field.metadata["help"]
         default: typing.Any = field.default
@@ -54,20 +50,36 @@ def config_from_flags(flag_values: flags.FlagValues = flags.FLAGS) -> config.Con
     Raises:
       ConfigError: a value outside its limits.
     """
-    names = ["objective", *(field.name for field in dataclasses.fields(config.Config))]
-    values: dict[str, typing.Any] = {name: flag_values[name].value for name in names}
-    for name, value in values.items():
-        if name == "track_variance":
-            values[name] = tuple(value)
-        elif isinstance(value, list):
-            try:
-                whole = name in ("image_shape", "keep_epochs")
-                values[name] = tuple(map(int if whole else float, value))
-            except ValueError:
-                raise ConfigError(
-                    f"--{name} must be numbers separated by commas, received {','.join(value)!r}."
-                ) from None
-    return config.Config.from_dict(values)
+    names = [field.name for field in dataclasses.fields(config.Config)]
+    values = {name: _value(name, flag_values) for name in names}
+    if values["experiment"]:
+        own = experiments.find(values["experiment"]).settings_with(values["estimator"])
+        values |= {name: v for name, v in own.items() if not flag_values[name].present}
+    return config.Config(**values)
+
+
+def settings_given(flag_values: flags.FlagValues = flags.FLAGS) -> dict[str, typing.Any]:
+    """The settings that flags were given for, by name.
+
+    Raises:
+      ConfigError: a value cannot be read.
+    """
+    names = (field.name for field in dataclasses.fields(config.Config))
+    return {name: _value(name, flag_values) for name in names if flag_values[name].present}
+
+
+def _value(name: str, flag_values: flags.FlagValues) -> typing.Any:
+    value: typing.Any = flag_values[name].value
+    if name == "track_variance":
+        return tuple(value)
+    if not isinstance(value, list):
+        return value
+    try:
+        return tuple(map(int if name in ("image_shape", "keep_epochs") else float, value))
+    except ValueError:
+        raise ConfigError(
+            f"--{name} must be numbers separated by commas, received {','.join(value)!r}."
+        ) from None
 
 
 def check_integer(name: str, low: int, high: int = 1_000_000) -> None:

@@ -1,6 +1,8 @@
 """Trains a binary VAE: `python -m arm_tf.train --dataset=omniglot --layers=2`.
 
-The same command run again resumes a run that was stopped; --help lists the settings.
+With --experiment=NAME it has the settings of a paper's experiment, and other flags change them;
+--experiment=help lists those. The same command run again resumes a run that was stopped; --help
+lists the settings.
 """
 
 import dataclasses
@@ -8,7 +10,7 @@ import functools
 
 from absl import flags
 
-from arm_tf import cli, data, estimators
+from arm_tf import cli, data, estimators, experiments
 from arm_tf.errors import ConfigError, DataError
 from arm_tf.training import trials, workers
 from arm_tf.training.config import Config
@@ -29,6 +31,9 @@ def define_flags() -> None:
 def main() -> None:
     if flags.FLAGS.estimator == "help":
         print(estimators.describe())
+        return
+    if flags.FLAGS.experiment == "help":
+        print(experiments.describe())
         return
     config = cli.config_from_flags()
     if flags.FLAGS.estimator in estimators.ALIASES:

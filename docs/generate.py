@@ -3,14 +3,16 @@
 Tables between `<!-- python -m arm_tf.report FOLDER -->`, with `, ARM's rows` after FOLDER if only
 those of the first table are wanted, or `<!-- arm_tf.estimators.markdown() -->` and `<!-- end -->`
 are made anew by `python docs/generate.py`, in README.md and docs/; tests compare them. Built into
-the site alone are the figures of finished runs, at `<!-- curves of FOLDER -->`, the estimators one
-by one, the commands' flags, the pages of the API, a module each, and copies of files elsewhere in
-the repository that pages link to.
+the site alone are figures of the results, at `<!-- curves of FOLDER -->` and the like, the
+estimators one by one, the commands' flags, the pages of the API, a module each, and copies of files
+elsewhere in the repository that pages link to.
 """
 
 import ast
+import csv
 import functools
 import io
+import json
 import pathlib
 import re
 import subprocess
@@ -23,7 +25,7 @@ BLOCK = re.compile(
     r" -->\n(.*?)\n<!-- end -->\n",
     re.DOTALL,
 )
-FIGURES = re.compile(r"<!-- (curves|variance) of (\S+) -->\n")
+FIGURES = re.compile(r"<!-- (curves|variance|gradients) of (\S+) -->\n")
 _OUTSIDE = re.compile(r"\]\(\.\./([^)#]+)\)")
 _ROOT_PAGES = {"contribute.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md"}
 
@@ -61,28 +63,46 @@ def _table(folder, only_arm):
 
 @functools.cache
 def pictures(kind, folder):
-    """Figures of a folder of finished runs: by file name, (title, content of a PNG); a dict.
+    """Figures of a folder of results: by file name, (title, content of a PNG); a dict.
 
     Args:
-      kind: "curves" or "variance".
+      kind: "curves" or "variance", of finished runs; or "gradients", of variance.csv.
       folder: path below the root, a text.
 
     Raises:
       ValueError: results that cannot be read are passed over, or there is nothing to draw.
     """
+    figures, notes = _gradients(folder) if kind == "gradients" else _of_runs(folder, kind)
+    if notes or not figures:
+        raise ValueError(f"{folder}: {'; '.join(notes) or f'no {kind}'}.")
+    found = {}
+    for name, figure in figures.items():
+        file = io.BytesIO()
+        figure.savefig(file)
+        title = figure.get_suptitle() or figure.axes[0].get_title()
+        found[f"{folder.replace('/', '-')}-{name}.png"] = (title, file.getvalue())
+    return found
+
+
+def _of_runs(folder, kind):
     from arm_tf import report
 
     runs, notes = report.gather(ROOT / folder)
-    found = {}
-    for name, figure in report.pictures(runs).items():
-        if name.startswith(f"{kind}-"):
-            file = io.BytesIO()
-            figure.savefig(file)
-            title = figure.get_suptitle() or figure.axes[0].get_title()
-            found[f"{folder.replace('/', '-')}-{name}.png"] = (title, file.getvalue())
-    if notes or not found:
-        raise ValueError(f"{folder}: {'; '.join(notes) or f'no {kind}'}.")
-    return found
+    drawn = report.pictures(runs)
+    return {name: drawn[name] for name in drawn if name.startswith(f"{kind}-")}, notes
+
+
+def _gradients(folder):
+    from arm_tf.variance import figures
+
+    with open(ROOT / folder / "variance.csv", newline="", encoding="utf-8") as lines:
+        texts = ("estimator", "objective")
+        number = lambda text: json.loads(text) if text else None
+        rows = [
+            {name: value if name in texts else number(value) for name, value in row.items()}
+            for row in csv.DictReader(lines)
+        ]
+    return figures.pictures(rows, pathlib.PurePath(folder).name), []
 
 
 def _shown(kind, folder):

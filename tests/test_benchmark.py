@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from arm_tf import data, models, paper
+from arm_tf import data, experiments, models
 from arm_tf.benchmark import plain_reference
 from arm_tf.benchmark.bench import Bench
 from arm_tf.benchmark.cost import measure_speeds
@@ -108,8 +108,9 @@ def test_speeds_are_of_an_epoch_of_each_estimator(monkeypatch):
     drawn = []
     epoch = data.Dataset.epoch
     monkeypatch.setattr(data.Dataset, "epoch", lambda *given: drawn.append(given) or epoch(*given))
+    linear = experiments.find("yin_zhou_2019/mnist_static-linear").settings
     static, dynamic = (
-        {**paper.SETTINGS["mnist_static-linear"], "dataset": name, "steps_per_loop": 10}
+        {**linear, "dataset": name, "steps_per_loop": 10}
         for name in ("mnist_static", "mnist_dynamic")
     )
     speeds = measure_speeds(

@@ -67,7 +67,8 @@ PLAIN = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 @pytest.mark.parametrize("environment", [{"PYTHONIOENCODING": "ascii"}, PLAIN], ids=["io", "all"])
 def test_what_a_terminal_cannot_show_is_printed_as_an_escape(environment, tmp_path):
     """As under some schedulers; the report has a minus sign and a relation in its header."""
-    shutil.copytree(ROOT / "runs" / "results" / "estimators" / "linear" / "arm", tmp_path / "run")
+    for name in ("runs.json", "metrics.csv"):
+        shutil.copy(ROOT / "results" / "disarm_in_full" / name, tmp_path)
     process = call("report", str(tmp_path), **environment)
     assert process.returncode == 0 and not process.stderr, process.stderr
     assert r"test \u2212log p \u2264" in process.stdout
@@ -118,7 +119,7 @@ def test_flag_files_are_in_utf_8_wherever_they_are_read(tmp_path):
 
 @pytest.mark.parametrize(
     "module",
-    ["train", "train_conditional", "evaluate", "variance", "paper", "toy", "report", "benchmark"],
+    ["train", "train_conditional", "evaluate", "variance", "sweep", "toy", "report", "benchmark"],
 )
 def test_nothing_imports_tensorflow_before_flags_are_parsed(module):
     program = [sys.executable, "-X", "importtime", "-m", f"arm_tf.{module}", "--help"]
@@ -137,6 +138,7 @@ def test_nothing_imports_tensorflow_before_flags_are_parsed(module):
         (["omniglot"], "Unexpected argument 'omniglot'"),
         (["--flagfile=nowhere.flags"], "nowhere.flags"),
         (["--estimator=amr"], "one of ar, arm"),
+        (["--experiment=yin_zhou_2019/mnist"], "named 'yin_zhou_2019/mnist'; most like it: yin"),
         (["--dataset=mnits"], "one of glyphs, mnist_static"),
         (["--dataset=/nowhere/x.npz"], "/nowhere/x.npz: expected a file, found nothing"),
         (["--dataset=setup.npy", "--image_shape=5x6"], "--image_shape must be numbers"),

@@ -1,4 +1,4 @@
-"""Settings: limits, names, flag files."""
+"""Settings: limits, names, those of experiments."""
 
 import contextlib
 import dataclasses
@@ -8,9 +8,8 @@ import pathlib
 import pytest
 from absl import flags
 
-from arm_tf import cli, estimators, paper
+from arm_tf import cli, estimators, report
 from arm_tf.errors import ConfigError
-from arm_tf.paper.__main__ import flag_files
 from arm_tf.training import run_folder
 from arm_tf.training.config import Config
 
@@ -172,17 +171,17 @@ def test_what_was_asked_for_is_kept_apart():
     assert Config(name="mine").asked("name") == "mine"
 
 
-@pytest.mark.parametrize("file", sorted(ROOT.glob("runs/**/config.json")), ids=str)
-def test_runs_keep_their_settings_and_names(file):
-    written = json.loads(file.read_text(encoding="utf-8"))["config"]
-    config = Config.from_dict(written)
-    expected = {k: tuple(v) if isinstance(v, list) else v for k, v in written.items()}
-    assert expected.pop("objective", config.objective) == config.objective
-    if expected["decoder_samples"] == "antithetic":
-        expected["decoder_samples"] = "shared"
-    assert {name: getattr(config, name) for name in expected} == expected
-    if f"-{config.estimator}-seed{config.seed}" in config.name:  # built from the settings
-        assert dataclasses.replace(config, name=None).name == config.name
+@pytest.mark.parametrize("table", sorted(ROOT.glob("results/**/runs.json")), ids=str)
+def test_runs_keep_their_settings_and_names(table):
+    runs, _ = report.gather(table.parent)
+    for run in runs:
+        written = run.record["config"]
+        expected = {k: tuple(v) if isinstance(v, list) else v for k, v in written.items()}
+        assert {name: getattr(run.config, name) for name in expected} == expected
+        assert json.loads(json.dumps(run.config.changed)) == run.record["changed"]
+        if f"-{run.config.estimator}-seed{run.config.seed}" in run.config.name:
+            assert dataclasses.replace(run.config, name=None).name == run.config.name
+    assert len(runs) == len(json.loads(table.read_text(encoding="utf-8"))) > 0
 
 
 @pytest.mark.parametrize(
@@ -203,19 +202,10 @@ def test_names_of_runs_stay_what_they_were(settings, name):
         assert Config(**{**settings, "decoder_samples": "antithetic"}).name == name
 
 
-def test_earlier_flag_files_and_settings_are_read():
+def test_earlier_settings_are_read():
     """They hold the objective, and another word for shared samples."""
-    earlier = pathlib.Path(__file__).parent / "earlier_run"
-    values = flags.FlagValues()
-    cli.define_flags(values)
-    values(["train", *cli.with_flag_files([f"--flagfile={earlier / 'flags.txt'}"])])
-    config = cli.config_from_flags(values)
-    assert config == run_folder.read_config(earlier)
+    config = run_folder.read_config(pathlib.Path(__file__).parent / "earlier_run")
     assert (config.objective, config.decoder_samples) == ("elbo", "shared")
-    assert "objective" not in config.flag_file() and "samples=shared\n" in config.flag_file()
-    values["objective"].value = "multisample"
-    with pytest.raises(ConfigError, match="--objective=multisample is not that of .*=arm, elbo;"):
-        cli.config_from_flags(values)
     with pytest.raises(ConfigError, match="--objective=elbo is not that of --estimator=vimco"):
         Config.from_dict({"estimator": "vimco", "objective": "elbo"})
     assert Config.from_dict({"estimator": "vimco", "objective": "multisample"}).num_samples == 5
@@ -226,70 +216,44 @@ def test_estimators_that_can_be_chosen_are_those_of_the_table():
     assert set(field.metadata["choices"]) == set(estimators.TABLE)
 
 
-@pytest.mark.parametrize("folder", paper.PAPERS)
-def test_flag_files_are_those_of_the_papers_settings(folder):
-    """If this fails, `python -m arm_tf.paper` writes them anew."""
-    files = {
-        p.name: p.read_text(encoding="utf-8") for p in (ROOT / "runs" / folder).glob("*.flags")
-    }
-    assert files == flag_files(folder)
-    for settings in paper.PAPERS[folder].settings.values():
-        Config(**settings)
+LINEAR = "yin_zhou_2019/mnist_static-linear"
 
 
-@pytest.mark.parametrize("folder", paper.PAPERS)
-def test_every_flag_file_is_read_as_the_settings_it_was_written_from(folder):
-    its = paper.PAPERS[folder]
-    for name, cells in its.cells.items():
-        for cell, settings in cells.items():
-            values = flags.FlagValues()
-            cli.define_flags(values)
-            path = ROOT / "runs" / folder / f"{name}-{cell}.flags"
-            values(["train", f"--flagfile={path}"])
-            given = Config(**{**its.settings[name], **settings})
-            assert cli.config_from_flags(values) == given, path
+def parsed(*arguments):
+    values = flags.FlagValues()
+    cli.define_flags(values)
+    values(["train", *arguments])
+    return cli.config_from_flags(values)
 
 
-def test_other_papers_settings_differ_as_their_code_does():
-    def config(folder, experiment, cell):
-        its = paper.OTHERS[folder]
-        return Config(**{**its.settings[experiment], **its.cells[experiment][cell]})
-
-    loo = config("disarm", "mnist_dynamic-linear", "loo")
-    assert (loo.input_scaling, loo.code_scaling) == ("centered", "symmetric")
-    assert (loo.output_bias, loo.prior, loo.prior_learning_rate) == ("data_mean", "learned", 0.01)
-    assert (loo.batch_size, loo.learning_rate, loo.decoder_samples) == (50, 1e-4, "independent")
-    relax = config("disarm", "mnist_dynamic-nonlinear", "relax")
+def test_an_experiment_gives_its_settings_and_other_flags_change_them():
+    config = parsed(f"--experiment={LINEAR}", "--estimator=loo", "--epochs=3", "--nojit")
+    assert (config.dataset, config.code_scaling) == ("mnist_static", "symmetric")
+    assert config == Config.of(LINEAR, estimator="loo", epochs=3, jit=False)
+    assert config.changed == {"epochs": 3, "jit": False}
+    assert parsed("--epochs=3", f"--experiment={LINEAR}").epochs == 3  # in any order
+    assert parsed(*config.flag_file().splitlines()) == config
+    assert Config().changed == {} and parsed() == Config()
+    dong = "dong_2020/fashion_dynamic-linear"
+    relax = parsed(f"--experiment={dong}", "--estimator=relax")
     assert (relax.decoder_samples, relax.estimator_learning_rate) == ("shared", 1e-4)
-    assert (relax.leaky_slope, relax.network, relax.units) == (0.3, "nonlinear", 200)
-    rodeo = config("rodeo", "fashion_dynamic-nonlinear", "rodeo-3")
-    assert (rodeo.input_scaling, rodeo.code_scaling) == ("none", "none")
-    assert (rodeo.output_bias, rodeo.prior, rodeo.decoder_samples) == ("zeros", "uniform", "shared")
-    assert (rodeo.batch_size, rodeo.learning_rate) == (100, 3e-4)
-    assert config("double_cv", "fashion_dynamic-nonlinear", "double_cv-2").learning_rate == 1e-3
-    for folder, its in paper.OTHERS.items():
-        for name, cells in its.cells.items():
-            for cell in cells:
-                given = config(folder, name, cell)
-                images = {"omniglot_dynamic": 23_000}.get(given.dataset, 50_000)
-                steps = images // given.batch_size * given.epochs
-                assert given.max_steps == 1_000_000 <= steps < 1_000_500
-                number = cell.partition("-")[2]
-                row = estimators.get(given.estimator)
-                assert not number or row.evaluations(given.num_samples, 200) == int(number)
+    assert relax.changed == {}
+    few = Config.of(dong, estimator="exact", units=8)  # of which the experiment has too many
+    assert few.changed == {"units": 8}
 
 
-def test_paper_settings_differ_as_the_authors_scripts_do():
-    linear, nonlinear = (
-        Config(**paper.SETTINGS[f"mnist_static-{n}"]) for n in ("linear", "nonlinear")
-    )
-    assert (linear.input_scaling, linear.code_scaling) == ("symmetric", "symmetric")
-    assert (nonlinear.prior, nonlinear.leaky_slope, nonlinear.code_scaling) == (
-        "uniform",
-        0.1,
-        "none",
-    )
-    omniglot = Config(**paper.SETTINGS["omniglot-nonlinear"])
-    assert (omniglot.encoder_betas, omniglot.decoder_betas) == ((0.5, 0.99999), (0.9, 0.999))
-    assert (omniglot.leaky_slope, omniglot.batch_size, omniglot.epochs) == (0.3, 20, 800)
-    assert (omniglot.valid_images, omniglot.test_images) == (1300, 8000)
+def test_the_name_of_an_experiment_changes_nothing_that_is_computed():
+    config = Config.of(LINEAR)
+    without = dataclasses.replace(config, experiment=None)
+    assert config.name == without.name and not config.differences(without)
+    assert Config.from_dict(json.loads(json.dumps(dataclasses.asdict(config)))) == config
+
+
+def test_an_unknown_experiment_is_one_line_with_a_guess():
+    for build in (
+        lambda name: Config(experiment=name),
+        Config.of,
+        lambda n: parsed(f"--experiment={n}"),
+    ):
+        with pytest.raises(ConfigError, match=f"'{LINEAR}s'; most like it: {LINEAR}, .*=help"):
+            build(f"{LINEAR}s")

@@ -44,7 +44,7 @@ def test_every_table_of_results_is_made_from_a_folder_and_another_figure_is_seen
     for page in generate.pages():
         name = page.relative_to(ROOT).as_posix()
         folders = [folder for _, folder, *_ in generate.BLOCK.findall(read(name)) if folder]
-        assert folders == [f"runs/results/{folder}" for folder in SHOWN.get(name, [])]
+        assert folders == [f"results/{folder}" for folder in SHOWN.get(name, [])]
         typed = generate.BLOCK.sub("", read(name))
         assert not re.search(r"^\|.* \d+\.\d+ .*\|$", typed, re.MULTILINE), name
     for page in ("README.md", "docs/estimators.md"):
@@ -55,19 +55,21 @@ def test_every_table_of_results_is_made_from_a_folder_and_another_figure_is_seen
 
 def test_figures_of_the_site_are_those_of_the_results():
     shown = generate.FIGURES.findall(read("docs/figures.md"))
-    assert ("curves", "runs/results/paper") in shown
-    folder = "runs/results/variance_along_training"
+    assert ("curves", "results/paper") in shown
+    folder = "results/variance_along_training"
     assert ("variance", folder) in shown
     [(name, (title, content))] = generate.pictures("variance", folder).items()
     assert content.startswith(b"\x89PNG") and "25 epochs (shortened" in title
     page = f"Before.\n<!-- variance of {folder} -->\nAfter."
     made = generate.on_page_markdown(page, page=None, config=None, files=None)
     assert made == f"Before.\n![{title}]({name})\nAfter."
-    stand_in = "runs/results/omniglot_stand_in"
+    stand_in = "results/omniglot_stand_in"
     titles = [title for title, _ in generate.pictures("curves", stand_in).values()]
     assert len(titles) == 3 and all("not the published data" in title for title in titles)
     with pytest.raises(ValueError, match="no variance"):
         generate.pictures("variance", stand_in)
+    gradients = generate.pictures("gradients", "results/choose/linear")
+    assert [name.rpartition("-")[2] for name in gradients] == ["variance.png", "trajectory.png"]
 
 
 def undocumented(module):
@@ -113,7 +115,13 @@ def test_there_is_one_version():
 def test_readme_is_short_and_links_to_files():
     rows = len(estimators.TABLE)
     assert len(read("README.md").splitlines()) - rows < 130
-    for page in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "runs/results/README.md"):
+    for page in (
+        "README.md",
+        "CONTRIBUTING.md",
+        "CHANGELOG.md",
+        "results/README.md",
+        "runs/README.md",
+    ):
         for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", read(page)):
             assert (ROOT / page).parent.joinpath(link).exists(), (page, link)
 

@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 
-from arm_tf import figures, paper, report
+from arm_tf import experiments, figures, report
 from arm_tf.training.config import Config
 
 RESULT = {
@@ -16,7 +16,13 @@ RESULT = {
     "steps_per_second": 512.3, "evaluations_per_step": 3, "steps": 1_200_000,
     "test_samples": 1000, "data_published": True, "valid_nll": 109.5,
 }  # fmt: skip
-LINEAR = paper.SETTINGS["mnist_static-linear"]
+
+
+def settings_of(name):
+    return {"experiment": name, **experiments.find(name).settings}
+
+
+LINEAR = settings_of("yin_zhou_2019/mnist_static-linear")
 SHORT = {**LINEAR, "epochs": 10}
 
 
@@ -88,7 +94,7 @@ def test_full_runs_on_published_data_stand_beside_the_published_figures(tmp_path
     more = {**LINEAR, "num_samples": 2, "test_samples": 10}
     write_run(tmp_path / "more", more, {"test_nll": 105.0})
     write_run(tmp_path / "short", SHORT, {"epochs": 10.0, "test_nll": 120.0})
-    omniglot = paper.SETTINGS["omniglot-linear"]
+    omniglot = settings_of("yin_zhou_2019/omniglot-linear")
     write_run(tmp_path / "stand_in", omniglot, {"data_published": False, "test_nll": 110.0})
     write_run(tmp_path / "glyphs", {"epochs": 1200}, {"data_published": None, "test_nll": 90.0})
     runs, _ = report.gather(tmp_path)
@@ -183,11 +189,12 @@ def test_curves_take_the_longest_runs_of_each_experiment(tmp_path):
     write_run(tmp_path / "other", {**LINEAR, "estimator": "rebar"}, other, METRICS)
     runs, _ = report.gather(tmp_path)
     curves = report.curves(runs)
+    name = LINEAR["experiment"]
     assert {k: {e: len(v) for e, v in c.items()} for k, c in curves.items()} == {
-        "mnist_static-linear": {"arm": 4, "vimco": 1, "arm, learning_rate=5e-4": 1},
-        "mnist_static-linear-stand_in": {"rebar": 1},
+        name: {"arm": 4, "vimco": 1, "arm, learning_rate=5e-4": 1},
+        f"{name}-stand_in": {"rebar": 1},
     }
-    panels = figures.elbo_curves(curves["mnist_static-linear"], "x").axes
+    panels = figures.elbo_curves(curves[name], "x").axes
     training, _, validation, against_time, test, _ = panels
     labels = ["arm (4 seeds)", "arm, learning_rate=5e-4"]
     assert [line.get_label() for line in training.lines] == labels
@@ -240,8 +247,8 @@ def test_time_is_steps_over_the_speeds_of_the_folder_where_it_has_some(tmp_path)
     write_run(tmp_path / "loo", {**LINEAR, "estimator": "loo"}, {}, METRICS)
     speeds = tmp_path / "speeds.json"
     rates = {
-        "mnist_static-linear": {"arm": {"median": 20.0}, "arms, num_samples=8": {"median": 4.0}},
-        "mnist_static-two_layers": {"loo": {"median": 2.0}},
+        LINEAR["experiment"]: {"arm": {"median": 20.0}, "arms, num_samples=8": {"median": 4.0}},
+        "yin_zhou_2019/mnist_static-two_layers": {"loo": {"median": 2.0}},
     }
     speeds.write_text(json.dumps({"speeds": rates}), encoding="utf-8")
     runs, notes = report.gather(tmp_path)
@@ -249,8 +256,8 @@ def test_time_is_steps_over_the_speeds_of_the_folder_where_it_has_some(tmp_path)
     assert not notes and np.isnan(times.pop("loo")).all()
     assert times == {"arm": [0.25, 0.5], "faster": [0.25, 0.5], "four": [1.25, 2.5]}
     for bad, message in {
-        '{"speeds": {"mnist_static-linear": {"arm": 20.0}}}': "'float' object is not subscriptable",
-        '{"speeds": {"mnist_static-linear": {"arm": {"median": 0}}}}': "a speed is not above 0",
+        '{"speeds": {"x/linear": {"arm": 20.0}}}': "'float' object is not subscriptable",
+        '{"speeds": {"x/linear": {"arm": {"median": 0}}}}': "a speed is not above 0",
         "[]": "list indices must be integers",
     }.items():
         speeds.write_text(bad, encoding="utf-8")
@@ -279,7 +286,7 @@ def test_pictures_say_how_long_the_runs_are_and_whether_the_data_are_the_publish
     name = "mnist_static-linear-1-arm-seed0-short"
     tracked = METRICS.replace("seconds", "seconds,variance_arm,variance_loo")
     tracked = tracked.replace("5,1,1,", "5,1,1,0.5,2,").replace("10,2,2,", "10,2,2,0.25,1,")
-    omniglot = {**paper.SETTINGS["omniglot-two_layers"], "name": name}
+    omniglot = {**settings_of("yin_zhou_2019/omniglot-two_layers"), "name": name}
     write_run(tmp_path / name, omniglot, {"data_published": False}, tracked)
     pictures = report.pictures(report.gather(tmp_path)[0])
     titles = {
@@ -288,8 +295,8 @@ def test_pictures_say_how_long_the_runs_are_and_whether_the_data_are_the_publish
     shortened = "OMNIGLOT, two layers, 2 epochs (shortened; the paper has 1,200)"
     assert list(titles) == sorted(titles, key=lambda key: (key[0], "omniglot" in key))
     assert titles == {
-        "curves-mnist_static-linear": "MNIST-static, linear, 1,200 epochs",
-        "curves-omniglot-two_layers-stand_in": f"{shortened}, not the published data",
+        "curves-yin_zhou_2019-mnist_static-linear": "MNIST-static, linear, 1,200 epochs",
+        "curves-yin_zhou_2019-omniglot-two_layers-stand_in": f"{shortened}, not the published data",
         f"variance-{name}": f"{shortened}, not the published data",
     }
     [axes] = pictures[f"variance-{name}"].axes
@@ -297,7 +304,8 @@ def test_pictures_say_how_long_the_runs_are_and_whether_the_data_are_the_publish
     assert drawn == {"arm": [0.5, 0.25], "loo": [2, 1]} and axes.get_yscale() == "log"
 
 
-DISARM = paper.OTHERS["disarm"].settings["mnist_dynamic-linear"]
+DISARM = settings_of("dong_2020/mnist_dynamic-linear")
+ARMS = settings_of("dimitriev_zhou_2021/mnist_dynamic-linear")
 TRAINED = "step,epoch,seconds,train_neg_elbo,valid_neg_elbo\n5,5,1,200,190\n10,10,2,{},155\n"
 
 
@@ -309,8 +317,10 @@ def write_benchmark(path, settings, result=None, train=110.0):
 def test_runs_of_other_papers_experiments_have_a_table_that_says_how_long_they_are(
     tmp_path, monkeypatch
 ):
-    planted = {"loo": {"train_neg_elbo": (111.5, 0.25), "test_nll": 103.5}}
-    monkeypatch.setitem(paper.OTHERS["disarm"].published, "mnist_dynamic-linear", planted)
+    planted = {"train_neg_elbo": (111.5, 0.25), "test_nll": 103.5}
+    cells = (experiments.Cell("loo", 2, published=planted),)
+    its = dataclasses.replace(experiments.find(DISARM["experiment"]), cells=cells)
+    monkeypatch.setitem(experiments.TABLE, its.name, its)
     loo = {**DISARM, "estimator": "loo", "eval_every": 10}
     k = {"test_k_nll": 106.5, "test_k_samples": 2}
     write_benchmark(tmp_path / "loo0", loo, {"test_nll": 103.0, **k})
@@ -319,12 +329,12 @@ def test_runs_of_other_papers_experiments_have_a_table_that_says_how_long_they_a
     write_benchmark(tmp_path / "again", again, {"test_nll": 90.0, "valid_nll": 110.0, **k})
     short = {**DISARM, "estimator": "double_cv", "max_steps": 200_000}
     write_benchmark(tmp_path / "short", short, {"test_nll": 101.0, "steps": 200_000})
-    arms = {**DISARM, "estimator": "arms", "num_samples": 4, "learning_rate": 5e-4}
+    arms = {**ARMS, "estimator": "arms", "num_samples": 4, "learning_rate": 5e-4}
     write_benchmark(tmp_path / "arms", arms, {"test_nll": 102.0})
     stand_in = {**DISARM, "estimator": "arm"}
     write_benchmark(tmp_path / "stand_in", stand_in, {"data_published": False, "test_nll": 90.0})
-    other_batch = {**DISARM, "estimator": "arm", "batch_size": 25}
-    write_benchmark(tmp_path / "other_batch", other_batch, {"test_nll": 99.0})
+    unnamed = {**DISARM, "experiment": None}
+    write_benchmark(tmp_path / "unnamed", unnamed, {"test_nll": 99.0})
     write_run(tmp_path / "paper", LINEAR, {})
     runs, notes = report.gather(tmp_path)
     assert not notes and len(report.compared(runs)) == 1
@@ -345,42 +355,55 @@ def test_runs_of_other_papers_experiments_have_a_table_that_says_how_long_they_a
         "103.5 | 103.50 ± 0.71 | 106.50 ± 0.00 (K = 2) | 1,000,000 | 0, 1 |"
     ) in table
     assert "| `double_cv` | 2 | – | 110.00 | – | 101.00 | – | 200,000 of 1,000,000 | 0 |" in table
-    assert "other_batch" in others and "stand_in" in stand_ins
+    assert "unnamed" in others and "stand_in" in stand_ins
     assert "90.00" not in table + others and "99.00" not in table
 
     rows = {row["run"]: row for row in csv.DictReader(io.StringIO(report.table_csv(runs)))}
     assert (rows["loo0"]["published"], rows["loo0"]["paper"]) == ("103.5", "Dong et al. 2020")
-    assert (rows["paper"]["published"], rows["other_batch"]["experiment"]) == ("107.2 ± 0.1", "")
+    assert (rows["paper"]["published"], rows["unnamed"]["experiment"]) == ("107.2 ± 0.1", "")
     curves = report.curves(runs)
     assert list(curves) == [
-        "disarm-mnist_dynamic-linear",
-        "disarm-mnist_dynamic-linear-stand_in",
-        "arms-mnist_dynamic-linear",
+        "dong_2020/mnist_dynamic-linear",
+        "dong_2020/mnist_dynamic-linear-stand_in",
+        "dimitriev_zhou_2021/mnist_dynamic-linear",
     ]
-    assert set(curves["disarm-mnist_dynamic-linear"]) == {"loo"}  # not the short one
+    assert set(curves["dong_2020/mnist_dynamic-linear"]) == {"loo"}  # not the short one
 
 
-@pytest.mark.parametrize("folder", paper.OTHERS)
-def test_a_run_of_a_flag_file_departs_from_nothing(tmp_path, folder):
-    its = paper.OTHERS[folder]
-    for experiment, cells in its.cells.items():
-        for cell, settings in cells.items():
-            path = tmp_path / f"{experiment}-{cell}"
-            write_benchmark(path, {**its.settings[experiment], **settings})
-    runs, _ = report.gather(tmp_path)
-    assert len(runs) == sum(map(len, its.cells.values()))
-    for run in runs:
-        assert set(run.departures) <= {"num_samples"}, run.name
-        # Shi et al. repeat cells of Titsias & Shi at the same settings, which stand there.
-        others = {"rodeo": {"rodeo", "double_cv"}}.get(folder, {folder})
-        assert run.source in others and run.name.startswith(run.experiment)
-        if {run.config.estimator, run.config.dataset} & {"rodeo", "fashion_dynamic"}:
-            assert run.source == folder
+def test_a_table_holds_all_that_the_folders_of_its_runs_do(tmp_path):
+    """Also with columns that not every run has, and it keeps what was there."""
+    folders, table = tmp_path / "runs", tmp_path / "table"
+    table.mkdir()
+    write_run(folders / "deep" / "arm", LINEAR, {"test_nll": float("nan")}, METRICS)
+    tracked = METRICS.replace("seconds", "seconds,variance_arm").replace("5,1,1,", "5,1,1,nan,")
+    write_run(folders / "loo", {**LINEAR, "estimator": "loo"}, {}, tracked.replace("2,2,", "2,2,,"))
+    (folders / "loo" / "variance.csv").write_text(
+        "estimator,samples,variance_weights\nloo,3,0.5\n", encoding="utf-8"
+    )
+    write_run(folders / "unfinished", LINEAR)
+    runs, _ = report.gather(folders)
+    report.save(runs, table)
+    as_text = lambda runs: [(run.name, json.dumps(run.record, sort_keys=True)) for run in runs]
+    assert as_text(report.gather(table)[0]) == as_text(runs) and len(runs) == 2
+    assert len((table / "runs.json").read_text(encoding="utf-8").splitlines()) == 2 + 2
+    assert len((table / "metrics.csv").read_text(encoding="utf-8").splitlines()) == 1 + 4
+    assert [run.name for run in report.gather(tmp_path)[0]].count("table/loo") == 1
+
+    write_run(tmp_path / "more" / "loo", {**LINEAR, "seed": 1}, {}, METRICS)
+    both = {run.name: run for run in [*runs, *report.gather(tmp_path / "more")[0]]}.values()
+    report.save(both, table)
+    seeds = {run.name: run.config.seed for run in report.gather(table)[0]}
+    assert seeds == {"deep/arm": 0, "loo": 1}
+    (table / "metrics.csv").write_text("run,step\nother,1\n", encoding="utf-8")
+    assert report.gather(table) == ([], ["runs.json: cannot be read ('other')"])
 
 
-def test_every_published_figure_is_of_an_experiment_and_estimator_that_exist():
-    for its in paper.PAPERS.values():
-        for experiment, published in its.published.items():
-            for cell, known in published.items():
-                Config(**{**its.settings[experiment], **its.cells[experiment][cell]})
-                assert set(known) <= {"test_nll", "train_neg_elbo"}
+def test_what_a_run_was_started_as_is_what_it_is_reported_as(tmp_path):
+    """Whatever else its settings are like; and what was changed stands beside it."""
+    write_run(tmp_path / "a", {**DISARM, "seed": 3, "max_steps": 9, "batch_size": 25}, {})
+    write_run(tmp_path / "b", {**ARMS, "estimator": "arms", "num_samples": 6}, {})
+    write_run(tmp_path / "c", {**ARMS, "experiment": None}, {})
+    found = {run.name: run for run in report.gather(tmp_path)[0]}
+    assert found["a"].departures == {"batch_size": 25}
+    assert found["b"].departures == {"num_samples": 6}
+    assert (found["b"].experiment.name, found["c"].experiment) == (ARMS["experiment"], None)

@@ -11,24 +11,24 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import psutil
 import pytest
 
-from arm_tf import paper, sweep
+from arm_tf import experiments, sweep
 from arm_tf.errors import ConfigError
 from arm_tf.training import scheduler
 
 ROOT = pathlib.Path(__file__).parents[1]
-FLAG_FILES = [str(ROOT / "runs" / "paper" / f"mnist_static-{name}-arm.flags") for name in
-              ("linear", "two_layers")]  # fmt: skip
+TWO = experiments.matching(["yin_zhou_2019/mnist_static-linear", "yin_*/mnist_static-two*"])
+LINEAR = TWO[0].name
 
 
 def test_grid_has_every_combination_with_settings_of_its_own():
-    cells = sweep.grid(FLAG_FILES, ["--epochs=3"], ["arm", "arms"], [1e-3, 1e-4], [0, 1, 1])
+    cells = sweep.grid(TWO, {"epochs": 3}, ["arm", "arms"], [1e-3, 1e-4], [0, 1, 1])
     assert len(cells) == 16 and len({cell.config.name for cell in cells}) == 16
-    assert {cell.source for cell in cells} == {
-        "mnist_static-linear-arm", "mnist_static-two_layers-arm",
-    }  # fmt: skip
+    assert {cell.source for cell in cells} == {experiment.name for experiment in TWO}
+    assert all(cell.config.experiment == cell.source for cell in cells)
     assert all(cell.config.epochs == 3 for cell in cells)
     two_layers = [cell.config for cell in cells if cell.config.layers == 2]
     assert len(two_layers) == 8 and not any(c.code_scaling == "symmetric" for c in two_layers)
@@ -36,35 +36,41 @@ def test_grid_has_every_combination_with_settings_of_its_own():
     assert samples == {"arm": 1, "arms": 2}  # each estimator's own number
 
 
-def test_what_is_not_varied_is_the_flag_files():
-    (cell,) = sweep.grid(FLAG_FILES[:1], ["--seed=7"])
-    assert (cell.config.estimator, cell.config.seed) == ("arm", 7)
-    assert cell.config.learning_rate == 1e-4
+def test_what_is_not_varied_is_the_experiments_or_else_that_of_the_flags():
+    cells = sweep.grid(TWO[:1], {"seed": 7})
+    assert [cell.config.estimator for cell in cells] == [
+        cell.estimator for cell in TWO[0].cells for _ in range(3)
+    ]
+    assert {cell.config.learning_rate for cell in cells} == {5e-4, 1e-4, 5e-5}
+    assert {cell.config.seed for cell in cells} == {7}
+    (cell,) = sweep.grid([], {"units": 7})
+    assert (cell.config.units, cell.config.experiment, cell.source) == (7, None, "defaults")
+    assert len(sweep.grid(TWO[:1], {"estimator": "loo"}, [], [1e-4])) == 1
+
+
+def test_cells_that_differ_in_the_number_of_samples_are_told_apart():
+    arms = experiments.find("dimitriev_zhou_2021/mnist_dynamic-linear")
+    cells = sweep.grid([arms], {}, [], [], [0])
+    found = sweep.outline(cells).splitlines()[:-2]
+    assert len(found) == len(cells) == 12 and len(set(found)) == 12
+    assert found[8].startswith(f"{arms.name}, arms, num_samples=8: 0 of 1 runs finished")
+    samples = [cell.config.num_samples for cell in sweep.grid([arms], {}, ["loo", "rodeo"])]
+    assert samples == [4, 6, 8, 2]
+    assert len(sweep.grid([arms], {"num_samples": 5}, ["loo"])) == 1
 
 
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ((["nowhere.flags"], []), "nowhere.flags"),
-        (([], ["--units=0"]), "--units must be"),
-        (([], ["--name=x"]), "--name is not for a sweep"),
-        (([], [], ["amr"]), "--estimator must be one of"),
-        (([], ["--num_samples=1"], ["loo"]), "at least 2"),
+        (([], {"units": 0}), "--units must be"),
+        (([], {"name": "x"}), "--name is not for a sweep"),
+        (([], {}, ["amr"]), "--estimator must be one of"),
+        (([], {"num_samples": 1}, ["loo"]), "at least 2"),
     ],
 )
 def test_unusable_grids_are_refused_before_anything_runs(arguments, message):
     with pytest.raises(ConfigError, match=message):
         sweep.grid(*arguments)
-
-
-def test_runs_of_one_name_on_different_data_are_refused(tmp_path):
-    files = [tmp_path / "a.flags", tmp_path / "b.flags"]
-    for file in files:
-        file.write_text(f"--dataset={file.stem}/digits.npz\n")
-    with pytest.raises(ConfigError, match="a and b have runs of one name, digits-linear"):
-        sweep.grid(files, [])
-    files[1].write_text(files[0].read_text(encoding="utf-8"), encoding="utf-8")
-    assert len(sweep.grid(files, [])) == 2
 
 
 def write_result(cell, valid, test, data=None):
@@ -78,7 +84,7 @@ def write_result(cell, valid, test, data=None):
 
 
 def test_learning_rate_is_chosen_by_validation(tmp_path):
-    cells = sweep.grid([], [f"--logdir={tmp_path}"], ["arm", "loo"], [1e-3, 1e-4], [0, 1])
+    cells = sweep.grid([], {"logdir": str(tmp_path)}, ["arm", "loo"], [1e-3, 1e-4], [0, 1])
     for cell in cells[:-1]:  # the last one is not finished
         slow = cell.config.learning_rate == 1e-4
         write_result(cell, valid=90.0 + slow, test=80.0 - slow + cell.config.seed)
@@ -95,7 +101,7 @@ BOUNDS = {1e-2: 95.0, 1e-3: 90.0, 1e-4: 92.0}  # of validation, by learning rate
 
 
 def rates_first(logdir, estimators=("arm",)):
-    grid = sweep.grid([], [f"--logdir={logdir}"], estimators, RATES, SEEDS)
+    grid = sweep.grid([], {"logdir": str(logdir)}, estimators, RATES, SEEDS)
     return grid, sweep.rates_first(grid)
 
 
@@ -136,7 +142,7 @@ def test_seeds_at_a_rate_that_was_the_best_wait_for_a_further_rate(tmp_path):
     """What an earlier sweep has trained at another rate stands for nothing."""
     _, before = rates_first(tmp_path)
     assert train(before, {**BOUNDS, 1e-3: None})[0]  # 1e-4 is the best
-    grid = sweep.grid([], [f"--logdir={tmp_path}"], ["arm"], [1e-4, 1e-3], SEEDS)
+    grid = sweep.grid([], {"logdir": str(tmp_path)}, ["arm"], [1e-4, 1e-3], SEEDS)
     jobs = sweep.rates_first(grid)
     assert [bool(job.result) for job in jobs] == [True, False, False, False]
     assert train([job for job in jobs if not job.result], BOUNDS)[1] == [
@@ -193,7 +199,7 @@ def test_the_rate_is_chosen_over_the_seeds_that_all_rates_have(tmp_path):
 
 
 def test_finished_runs_that_differ_incidentally_are_not_trained_again(tmp_path):
-    grid = lambda: sweep.grid([], [f"--logdir={tmp_path}"], [], RATES[:1], SEEDS)
+    grid = lambda: sweep.grid([], {"logdir": str(tmp_path)}, [], RATES[:1], SEEDS)
     others = [{"eval_every": 7, "jit": False}, {"eval_every": 7, "units": 9}, {"eval_samples": 9}]
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "config.json").write_text('{"config": {"a": 1}}', encoding="utf-8")
@@ -213,19 +219,6 @@ def test_finished_runs_that_differ_incidentally_are_not_trained_again(tmp_path):
     assert not any(cell.result for cell in cells)
 
 
-def test_cells_are_selected_by_name_and_pattern():
-    names = list(sweep.paper_cells())
-    assert len(names) == sum(map(len, paper.PUBLISHED.values()))
-    assert set(names) == {path.stem for path in (ROOT / "runs" / "paper").glob("*.flags")}
-    assert sweep.select(names, []) == names
-    assert sweep.select(names, ["omniglot-*-arm", "mnist_static-linear-[an]*"]) == [
-        "mnist_static-linear-nvil", "mnist_static-linear-arm",
-        "omniglot-linear-arm", "omniglot-nonlinear-arm", "omniglot-two_layers-arm",
-    ]  # fmt: skip
-    with pytest.raises(ConfigError, match="no cell 'omniglot-linear-amr'; .*omniglot-linear-arm,"):
-        sweep.select(names, ["*-arm", "omniglot-linear-amr"])
-
-
 def call(*arguments):
     return subprocess.run(
         [sys.executable, "-m", "arm_tf.sweep", *arguments],
@@ -233,78 +226,71 @@ def call(*arguments):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("name, value", [("learning_rate", "1e-3"), ("seed", "7")])
+@pytest.mark.parametrize(
+    "name, value", [("learning_rate", "1e-3"), ("seed", "7"), ("experiment", LINEAR)]
+)
 def test_one_value_beside_those_of_the_sweep_is_refused(name, value):
     process = call(f"--{name}={value}", "--dry_run")
     assert process.returncode == 2 and f"--{name} is one value, and --{name}s" in process.stderr
 
 
-def test_the_paper_is_a_sweep_of_its_own_rates_and_a_dry_run_says_what_is_left(tmp_path):
-    settings = ["--dataset=glyphs", f"--logdir={tmp_path}"]
-    flag_files = {"mnist_static-linear-arm": sweep.paper_cells()["mnist_static-linear-arm"]}
-    for cell in sweep.grid(flag_files, settings, [], [5e-4, 1e-4, 5e-5]):
+def test_experiments_have_their_own_rates_and_a_dry_run_says_what_is_left(tmp_path):
+    changes = {"dataset": "glyphs", "logdir": str(tmp_path)}
+    for cell in sweep.grid(TWO[:1], changes, ["arm"]):
         bound = 90 + abs(cell.config.learning_rate - 1e-4)
         write_result(cell, bound, test=80, data=cell.config.load_data().checksum)
         # 10 epochs of 100 steps, of 36 s each, of which one is too long
         rows = "".join(f"{100 * i},{i},{36 * i + 900 * (i > 5)}\n" for i in range(1, 11))
         (cell.path / "metrics.csv").write_text(f"step,epoch,seconds\n{rows}", encoding="utf-8")
-    cells = "--cells=mnist_static-linear-arm,mnist_static-linear-rebar,*-conditional-arm"
-    process = call("--paper", cells, *settings, "--dry_run")
+    settings = [f"--{name}={value}" for name, value in changes.items()]
+    process = call(
+        f"--experiments={LINEAR},yin*-conditional", "--estimators=rebar,arm", *settings, "--dry_run"
+    )
     assert process.returncode == 0, process.stderr
+    conditional = "yin_zhou_2019/mnist_threshold-conditional"
     assert process.stdout.splitlines() == [
-        "mnist_static-linear-rebar: 0 of 7 runs finished; to do 0.0005, 0.0001, 5e-05 with seed 0; "
+        f"{LINEAR}, rebar: 0 of 7 runs finished; to do 0.0005, 0.0001, 5e-05 with seed 0; "
         "the best with seed 1, 2, 3, 4; about 96.0 core hours left.",
-        "mnist_static-linear-arm: 3 of 7 runs finished; to do 0.0001 with seed 1, 2, 3, 4; "
+        f"{LINEAR}, arm: 3 of 7 runs finished; to do 0.0001 with seed 1, 2, 3, 4; "
         "about 48.0 core hours left.",
-        "mnist_threshold-conditional-arm: 0 of 5 runs finished; to do 0.0001 with seed 0; "
-        "the best with seed 1, 2, 3, 4; unknown core hours left.",
-        "In all 19 runs; about 144.0 core hours and 5 runs of unknown length left.",
+        *(
+            f"{conditional}, {name}: 0 of 5 runs finished; to do 0.0001 with seed 0; "
+            "the best with seed 1, 2, 3, 4; unknown core hours left."
+            for name in ("rebar", "arm")
+        ),
+        "In all 24 runs; about 144.0 core hours and 10 runs of unknown length left.",
         "How long a run takes is known once one like it has been evaluated.",
     ]
     assert len(list(tmp_path.iterdir())) == 3
 
 
-def test_cells_without_data_are_left_out_and_do_not_stop_the_others(tmp_path):
-    for name in ("glyphs", "omniglot"):
-        (tmp_path / f"{name}.flags").write_text(f"--dataset={name}\n", encoding="utf-8")
-    files = f"--flagfiles={tmp_path / 'glyphs.flags'},{tmp_path / 'omniglot.flags'}"
-    arguments = ["--learning_rates=1e-3", "--seeds=0", f"--data_dir={tmp_path}"]
-    logdir = tmp_path / "logs"
-    own = [*arguments[2:], f"--logdir={logdir}"]
-    (cell,) = sweep.grid([tmp_path / "glyphs.flags"], own, [], [1e-3], [0])
+def test_experiments_without_data_are_left_out_and_do_not_stop_the_others(tmp_path):
+    train, test = (np.zeros([count, 28, 28], np.uint8) for count in (60_000, 10_000))
+    np.savez_compressed(tmp_path / "mnist.npz", x_train=train, x_test=test)
+    threshold = "yin_zhou_2019/mnist_threshold-linear"
+    omniglot = "yin_zhou_2019/omniglot-linear"
+    own = {"logdir": str(tmp_path / "logs"), "data_dir": str(tmp_path)}
+    (cell,) = sweep.grid([experiments.find(threshold)], own, ["arm"], [1e-3], [0])
     write_result(cell, 90.0, 80.0, data=cell.config.load_data().checksum)
-    process = call(files, *arguments, f"--logdir={logdir}")
+    arguments = ["--estimators=arm", "--learning_rates=1e-3", "--seeds=0"]
+    arguments += [f"--{name}={value}" for name, value in own.items()]
+    process = call(f"--experiments={omniglot},{threshold}", *arguments)
     assert process.returncode == 1
-    assert process.stdout.startswith("Left out for want of data: omniglot. ")
+    assert process.stdout.startswith(f"Left out for want of data: {omniglot}. ")
     assert "chardata.mat: no such file; put https://" in process.stdout.splitlines()[0]
-    assert "| glyphs | arm | 0.001 | 90.00 | 80.00 | 1 |" in process.stdout
-    assert process.stderr == "Error: Left out for want of data: omniglot.\n"
-    process = call(files, *arguments, "--cells=omni*", f"--logdir={logdir}")
+    assert f"| {threshold} | arm | 0.001 | 90.00 | 80.00 | 1 |" in process.stdout
+    assert process.stderr.endswith(f"\nError: Left out for want of data: {omniglot}.\n")
+    process = call(f"--experiments={omniglot}", *arguments)
     assert process.returncode == 1 and not process.stdout
     assert "chardata.mat: no such file; put https://" in process.stderr
 
 
 def test_finished_runs_of_other_data_are_refused(tmp_path):
-    (cell,) = sweep.grid([], [f"--logdir={tmp_path}"], [], [1e-3], [0])
+    (cell,) = sweep.grid([], {"logdir": str(tmp_path)}, [], [1e-3], [0])
     write_result(cell, 90.0, 80.0, data="of another file")
     process = call("--learning_rates=1e-3", "--seeds=0", f"--logdir={tmp_path}")
     assert process.returncode == 1 and not process.stdout
     assert "was started with other data (checksum of another " in process.stderr
-
-
-def test_flag_files_of_one_name_are_told_apart_by_their_folders(tmp_path):
-    files = []
-    for folder, rate in [("a", 1e-3), ("b", 1e-4)]:
-        (tmp_path / folder).mkdir()
-        files.append(tmp_path / folder / "mine.flags")
-        files[-1].write_text(f"--learning_rate={rate}\n", encoding="utf-8")
-    cells = sweep.grid(files, [f"--logdir={tmp_path}"], [], [], SEEDS)
-    sources = [(tmp_path / folder / "mine").as_posix() for folder in "ab"]
-    assert [cell.source for cell in cells] == [s for s in sources for _ in SEEDS]
-    for cell in cells:
-        write_result(cell, 90.0, 80.0)
-    assert [row["source"] for row in sweep.summarise(cells)] == sources
-    assert list(sweep.named(["x/mine.flags", "x/other.flags"])) == ["mine", "other"]
 
 
 def test_seeds_stay_at_the_rate_that_was_chosen(tmp_path):
@@ -318,11 +304,6 @@ def test_seeds_stay_at_the_rate_that_was_chosen(tmp_path):
             write_result(cell, bound, test=bound)
     assert train(jobs, {1e-4: 90.0})[1] == [("arm", 1e-4, 1), ("arm", 1e-4, 2)]
     assert all(job.result for job in jobs)
-
-
-def test_the_papers_flag_files_are_not_mixed_with_others():
-    process = call("--paper", "--flagfiles=x.flags")
-    assert process.returncode == 2 and process.stderr.startswith("Error: --paper stands for")
 
 
 def start(logdir, *arguments):

@@ -26,7 +26,7 @@ from small_runs import (
     weights,
 )
 
-from arm_tf import data, noise, paper, train
+from arm_tf import data, estimators, experiments, noise, train
 from arm_tf.errors import DataError, RunError
 from arm_tf.training import checkpoints, run_folder, session, steps
 from arm_tf.training.config import Config
@@ -92,17 +92,18 @@ def test_products_have_the_precision_asked_for(tf32, dataset, tmp_path, monkeypa
     assert seen == [tf32] and is_enabled() == before
 
 
-@pytest.mark.parametrize("folder", paper.OTHERS)
-def test_models_and_estimators_of_other_papers_can_be_built(folder, dataset):
-    its = paper.OTHERS[folder]
-    for name in filter(lambda name: name.startswith("mnist_dynamic"), its.settings):
-        model = steps.build_model(Config(**its.settings[name]), dataset)
-        for cell, settings in its.cells[name].items():
-            config = Config(**{**its.settings[name], **settings})
-            built = steps.build_gradient_estimators(config, model)
-            further = config.decoder_samples == "independent"
-            number = cell.partition("-")[2] or {"relax": 3}.get(cell, 2)
-            assert model.evaluations(built, config.decoder_samples) == int(number) + further
+@pytest.mark.parametrize(
+    "experiment", experiments.matching(["*/mnist_dynamic-*"]), ids=lambda its: its.name
+)
+def test_models_and_estimators_of_other_papers_can_be_built(experiment, dataset):
+    model = steps.build_model(Config.of(experiment.name), dataset)
+    for cell in experiment.cells:
+        name, samples = cell.estimator, cell.num_samples
+        config = Config.of(experiment.name, estimator=name, num_samples=samples)
+        built = steps.build_gradient_estimators(config, model)
+        further = config.decoder_samples == "independent"
+        number = 3 if name == "relax" else estimators.get(name).evaluations(samples, 200)
+        assert model.evaluations(built, config.decoder_samples) == number + further
 
 
 def test_run_folder_has_everything(finished, dataset):

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from arm_tf import files, paper
+from arm_tf import experiments, files
 from arm_tf.benchmark.products import Product, products_of
 from arm_tf.data import Dataset
 from arm_tf.training import config, run_folder
@@ -19,7 +19,7 @@ from arm_tf.training import config, run_folder
 if typing.TYPE_CHECKING:
     import tensorflow as tf
 
-MODELS = {name: paper.SETTINGS[f"mnist_static-{name}"] for name in
+MODELS = {name: experiments.find(f"yin_zhou_2019/mnist_static-{name}").settings for name in
           ("linear", "nonlinear", "two_layers")}  # fmt: skip
 
 

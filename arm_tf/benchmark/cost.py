@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from arm_tf import estimators, paper
+from arm_tf import data, estimators, experiments
 from arm_tf.benchmark.bench import MODELS, Bench
 from arm_tf.benchmark.timing import measure, random_images, spread
 from arm_tf.data import Dataset
@@ -23,10 +23,11 @@ _SWEEPS = {
     "track_variance": (("arm",), ("arm", "disarm"), ("arm", "disarm", "loo", "rodeo")),
 }
 _TRAIN_IMAGES = {"mnist_static": 50_000, "mnist_threshold": 55_000, "omniglot": 23_000}
-_COMPARED = {
-    name: settings
-    for name, settings in paper.SETTINGS.items()
-    if name == "mnist_threshold-conditional" or not name.startswith("mnist_threshold")
+_LINEAR = "yin_zhou_2019/mnist_static-linear"
+_COMPARED = {  # those with figures
+    experiment.name: experiment.settings
+    for experiment in experiments.matching(["yin_zhou_2019/*"])
+    if any(cell.published["test_nll"] for cell in experiment.cells)
 }
 _COMPARED_SEEDS, _CORES = 5, (2, 64, 1000)
 
@@ -58,7 +59,7 @@ def measure_cost(dataset: Dataset, rounds: int) -> dict[str, typing.Any]:
     model. A run occupies the cores of this process.
     """
     names = [name for name in estimators.TABLE if name != "exact"]
-    cells = {("mnist_static-linear", name): {"estimator": name} for name in names}
+    cells = {(_LINEAR, name): {"estimator": name} for name in names}
     cells |= {(setting, "arm"): {} for setting in _COMPARED}
     seconds = _seconds_a_step(
         {
@@ -68,11 +69,11 @@ def measure_cost(dataset: Dataset, rounds: int) -> dict[str, typing.Any]:
         rounds,
     )
     medians = {cell: float(np.median(values)) for cell, values in seconds.items()}
-    by_estimator = {name: medians["mnist_static-linear", name] for name in names}
+    by_estimator = {name: medians[_LINEAR, name] for name in names}
     by_setting = {setting: medians[setting, "arm"] for setting in _COMPARED}
     hours = {}
     for setting, settings in _COMPARED.items():
-        size = settings.get("batch_size", paper.batch_size(settings["dataset"]))
+        size = settings.get("batch_size", data.batch_size(settings["dataset"]))
         steps = settings["epochs"] * (_TRAIN_IMAGES[settings["dataset"]] // size)
         for name in names:
             row = estimators.get(name)

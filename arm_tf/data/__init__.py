@@ -16,11 +16,20 @@ import pathlib
 
 from arm_tf.data import named, readers
 from arm_tf.data.dataset import Dataset, arrays_checksum, first
-from arm_tf.data.named import DATASETS
+from arm_tf.data.named import DATASETS, batch_size
 from arm_tf.data.own import ARRAYS, from_arrays, from_splits
 from arm_tf.errors import DataError
 
-__all__ = ["ARRAYS", "DATASETS", "DataError", "Dataset", "from_arrays", "is_file", "load"]
+__all__ = [
+    "ARRAYS",
+    "DATASETS",
+    "DataError",
+    "Dataset",
+    "batch_size",
+    "from_arrays",
+    "is_file",
+    "load",
+]
 
 
 def load(

@@ -2,7 +2,8 @@
 
 import hashlib
 import pathlib
-from collections.abc import Sequence
+import typing
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -162,16 +163,35 @@ def _text_checksum(bits: np.ndarray) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
-_LOADERS = {  # data_dir -> (train, valid, test, published); whether training images are grey
-    "glyphs": (_load_glyphs, False),
-    "mnist_static": (_load_mnist_static, False),
-    "mnist_threshold": (_load_mnist_threshold, False),
-    "mnist_dynamic": (_load_mnist_dynamic, True),
-    "fashion_dynamic": (_load_fashion_dynamic, True),
-    "omniglot": (_load_omniglot, False),
-    "omniglot_dynamic": (_load_omniglot_dynamic, True),
+class _Named(typing.NamedTuple):
+    """A named data set.
+
+    Attributes:
+      load: function of `data_dir`; (train, valid, test, published) as in `Dataset`.
+      dynamic: whether training images are grey.
+      batch_size: images a step that papers take.
+    """
+
+    load: Callable[[pathlib.Path | None], _Splits]
+    dynamic: bool = False
+    batch_size: int = 50
+
+
+_TABLE = {
+    "glyphs": _Named(_load_glyphs),
+    "mnist_static": _Named(_load_mnist_static),
+    "mnist_threshold": _Named(_load_mnist_threshold),
+    "mnist_dynamic": _Named(_load_mnist_dynamic, dynamic=True),
+    "fashion_dynamic": _Named(_load_fashion_dynamic, dynamic=True),
+    "omniglot": _Named(_load_omniglot, batch_size=25),
+    "omniglot_dynamic": _Named(_load_omniglot_dynamic, dynamic=True, batch_size=25),
 }
-DATASETS = tuple(_LOADERS)
+DATASETS = tuple(_TABLE)
+
+
+def batch_size(name: str) -> int:
+    """Images a step where nothing else is said, for a data set of `DATASETS` or one's own; int."""
+    return _TABLE.get(name, _TABLE["glyphs"]).batch_size
 
 
 def load(
@@ -190,5 +210,5 @@ def load(
     Raises:
       DataError: a file is missing or cannot be used.
     """
-    loader, dynamic = _LOADERS[name]
-    return *loader(data_dir), dynamic
+    row = _TABLE[name]
+    return *row.load(data_dir), row.dynamic

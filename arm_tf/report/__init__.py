@@ -4,16 +4,17 @@ import os
 import typing
 from collections.abc import Iterable
 
-from arm_tf import paper
+from arm_tf import experiments
 from arm_tf.report.measurements import measurements
-from arm_tf.report.runs import SPEEDS, Run, curves, gather
-from arm_tf.report.tables import compared, experiment_title, markdown, other_papers, table_csv
+from arm_tf.report.runs import SPEEDS, TABLE, Run, curves, gather, save
+from arm_tf.report.tables import compared, markdown, other_papers, table_csv
 
 if typing.TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
     "SPEEDS",
+    "TABLE",
     "Run",
     "compared",
     "curves",
@@ -21,6 +22,7 @@ __all__ = [
     "markdown",
     "other_papers",
     "pictures",
+    "save",
     "summary",
     "table_csv",
 ]
@@ -58,22 +60,23 @@ def pictures(runs: Iterable[Run]) -> "dict[str, Figure]":
     by_picture = {run.picture: run for run in runs if run.experiment}
     for name, group in curves(runs).items():
         [longest, *_] = next(iter(group.values()))
-        found[f"curves-{name}"] = figures.elbo_curves(group, _title(by_picture[name], longest))
+        found[f"curves-{name.replace('/', '-')}"] = figures.elbo_curves(
+            group, _title(by_picture[name], longest)
+        )
     for run in runs:
         if run.metrics and any(column.startswith("variance_") for column in run.metrics[-1]):
-            title = _title(run, run.metrics) if run.experiment else run.name
             name = f"variance-{run.name.replace('/', '-')}"
-            found[name] = figures.variance_curves(run.metrics, title)
+            found[name] = figures.variance_curves(run.metrics, _title(run, run.metrics))
     return found
 
 
 def _title(run: Run, metrics: list[dict[str, float]]) -> str:
-    assert run.source and run.experiment, "its experiment has a title"
-    its = paper.PAPERS[run.source]
-    epochs, settings = metrics[-1]["epoch"], its.settings[run.experiment]
-    usual = settings["epochs"]
-    is_full = epochs == usual or metrics[-1]["step"] == settings.get("max_steps")
-    title = f"{experiment_title(run.experiment)}, {epochs:,.4g} epochs"
-    title = f"{its.title}: {title}" if run.source in paper.OTHERS else title
+    its = run.experiment
+    if not its:
+        return run.name
+    epochs, usual = metrics[-1]["epoch"], its.settings["epochs"]
+    is_full = epochs == usual or metrics[-1]["step"] == its.settings.get("max_steps")
+    title = f"{its.title}, {epochs:,.4g} epochs"
+    title = title if its.paper == experiments.PAPER else f"{its.paper}: {title}"
     title += "" if is_full else f" (shortened; the paper has {usual:,})"
     return f"{title}, not the published data" if run.is_stand_in else title

@@ -1,13 +1,13 @@
 """Tables of what the toy, the benchmark, sweeps and `arm_tf.variance` have written."""
 
-import contextlib
 import math
 import os
 import pathlib
 import typing
 
-from arm_tf import estimators, files
-from arm_tf.report.tables import experiment_title, table
+from arm_tf import estimators, experiments, files
+from arm_tf.report.runs import reading
+from arm_tf.report.tables import table
 
 
 def measurements(folder: str | os.PathLike[str]) -> tuple[list[str], list[str]]:
@@ -24,20 +24,13 @@ def measurements(folder: str | os.PathLike[str]) -> tuple[list[str], list[str]]:
     tables: list[str] = []
     notes: list[str] = []
 
-    @contextlib.contextmanager
-    def reading(path):
-        try:
-            yield
-        except (*files.UNREADABLE, StopIteration) as error:
-            notes.append(f"{path.relative_to(folder).as_posix()}: cannot be read ({error})")
-
     for name, render in (("toy.json", _toy_tables), ("benchmark.json", _benchmark_tables)):
         if (folder / name).exists():
-            with reading(folder / name):
+            with reading(name, notes):
                 tables += render(files.read_json(folder / name))
     sweeps = []
     for path in sorted(folder.rglob("sweep.json")):
-        with reading(path):
+        with reading(path.relative_to(folder).as_posix(), notes):
             sweeps.append(_throughput(files.read_json(path)["throughput"]))
     sweeps = sorted(sweep for sweep in sweeps if sweep[1])
     if sweeps:
@@ -47,7 +40,7 @@ def measurements(folder: str | os.PathLike[str]) -> tuple[list[str], list[str]]:
              ["steps a second", *(f"{steps / seconds:.0f}" for _, steps, seconds in sweeps)]],
         ))  # fmt: skip
     if (path := folder / "variance.csv").exists():
-        with reading(path):
+        with reading(path.name, notes):
             tables += _variance_tables(files.read_csv(path))
     return tables, notes
 
@@ -130,7 +123,7 @@ def _benchmark_tables(results: dict[str, typing.Any]) -> list[str]:
         cost = results["cost"]
         rows = [[f"`{name}`", f"{rate:.0f}"] for name, rate in cost["steps_per_second"].items()]
         tables.append(table(["estimator, linear model", "steps a second"], rows))
-        rows = [[experiment_title(name), f"{rate:.0f}"]
+        rows = [[experiments.title(name), f"{rate:.0f}"]
                 for name, rate in cost["steps_per_second_of_arm"].items()]  # fmt: skip
         tables.append(table(["experiment, ARM", "steps a second"], rows))
         dearest = " and ".join(f"`{name}`" for name in cost["dearest"])

@@ -1,14 +1,17 @@
 """The runs below a folder, as they come into tables and figures."""
 
+import contextlib
+import csv
 import dataclasses
-import functools
+import io
+import json
 import math
 import os
 import pathlib
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
-from arm_tf import estimators, files, paper
+from arm_tf import experiments, files
 from arm_tf.errors import RunError
 from arm_tf.training import config, run_folder
 
@@ -16,6 +19,7 @@ from arm_tf.training import config, run_folder
 _INCIDENTAL = {"seed", "epochs", "max_steps", *config.INCIDENTAL}
 
 SPEEDS = "speeds.json"  # the file, in a folder with runs
+TABLE, _METRICS = "runs.json", "metrics.csv"  # of a table of runs
 
 COLUMNS = {
     "run": "run",
@@ -36,74 +40,66 @@ class Run:
     Attributes:
       name: of its folder, below the folder that was searched.
       config: `arm_tf.training.config.Config`.
-      result: dict, what result.json holds.
+      record: what config.json holds, and further "result", what result.json does, "metrics", rows
+        of metrics.csv, and "variance", the last row of its own estimator in variance.csv or None;
+        a dict.
       metrics: rows of metrics.csv, dicts of floats; all have `training_seconds`, which in runs of
         versions that did not write it is steps over the result's steps a second of training. Where
         the folder that was searched holds speeds.json, of `arm_tf.benchmark --speeds`, it is steps
         over the speed of `speed_of` there, and NaN where there is none.
-      gradient_variance: of its own estimator, where `arm_tf.variance` measured it, or None.
-      variance_samples: K at which that is, or None where that is not known.
     """
 
     name: str
     config: config.Config
-    result: dict[str, typing.Any]
+    record: dict[str, typing.Any]
     metrics: list[dict[str, float]]
-    gradient_variance: float | None
-    variance_samples: int | None = None
-
-    @functools.cached_property
-    def _place(self) -> tuple[str, str] | None:
-        """Folder of the flag files of the paper whose experiment it is, and its name, or None.
-
-        Of several, those from whose settings it departs least, and which have its estimator.
-        """
-        places = [
-            (folder, name)
-            for folder, its in paper.PAPERS.items()
-            for name in its.settings
-            if all(
-                getattr(_plain(folder, name), field) == getattr(self.config, field)
-                for field in its.told_by
-            )
-        ]
-        departures = lambda place: len(set(self._departures(*place)) - {"num_samples"})
-        rank = lambda place: (departures(place), self._cell(*place) is None)
-        return min(places, key=rank, default=None)
 
     @property
-    def source(self) -> str | None:
-        """Folder of the flag files of the paper whose experiment it is, as in PAPERS, or None."""
-        return self._place[0] if self._place else None
+    def result(self) -> dict[str, typing.Any]:
+        """What result.json holds."""
+        return self.record["result"]
 
     @property
-    def experiment(self) -> str | None:
-        """Name of that paper's experiment with the same data and network, or None."""
-        return self._place[1] if self._place else None
+    def experiment(self) -> experiments.Experiment | None:
+        """The experiment that it was started as, or None."""
+        name = self.config.experiment
+        return None if name is None else experiments.find(name)
+
+    @property
+    def gradient_variance(self) -> float | None:
+        """Of its own estimator in the weights, where `arm_tf.variance` has measured it."""
+        variance = self.record["variance"]
+        return variance and float(variance["variance_weights"])
+
+    @property
+    def variance_samples(self) -> int | None:
+        """K at which that is, or None where that is not known."""
+        samples = (self.record["variance"] or {}).get("samples")
+        return samples and int(samples)
 
     @property
     def is_comparable(self) -> bool:
         """Whether it is an experiment of *the* paper, at full length on the published data."""
-        if not self._place or self._place[0] != "paper":
+        its = self.experiment
+        if not (its and its.paper == experiments.PAPER and self.is_published):
             return False
-        is_published = self.result.get("data_published") is True
-        return is_published and self.result["epochs"] == paper.SETTINGS[self._place[1]]["epochs"]
+        return self.result["epochs"] == its.settings["epochs"]
+
+    @property
+    def is_benchmark(self) -> bool:
+        """Whether it is an experiment of another paper, of any length, on the published data."""
+        its = self.experiment
+        return its is not None and its.paper != experiments.PAPER and self.is_published
+
+    @property
+    def is_published(self) -> bool:
+        """Whether its data are known to be the published files."""
+        return self.result.get("data_published") is True
 
     @property
     def is_stand_in(self) -> bool:
         """Whether its data are known not to be the published files."""
         return self.result.get("data_published") is False
-
-    @property
-    def picture(self) -> str:
-        """Name of the picture that its curves are in, with those of its experiment; a file's."""
-        folder = f"{self.source}-" if self.source in paper.OTHERS else ""
-        return f"{folder}{self.experiment}{'-stand_in' * self.is_stand_in}"
-
-    @property
-    def is_benchmark(self) -> bool:
-        """Whether it is an experiment of another paper, of any length, on the published data."""
-        return self.source in paper.OTHERS and self.result.get("data_published") is True
 
     @property
     def evaluations(self) -> int:
@@ -113,93 +109,129 @@ class Run:
     @property
     def departures(self) -> dict[str, typing.Any]:
         """Settings that are not the paper's; a dict, with any K but the estimator's usual one."""
-        assert self._place, "there are no settings of a paper for this run"
-        return self._departures(*self._place)
+        changed = sorted(self.config.changed.items())
+        return {name: value for name, value in changed if name not in _INCIDENTAL}
+
+    @property
+    def picture(self) -> str:
+        """The experiment's name, under which its curves are drawn, apart where data are others."""
+        return f"{self.config.experiment}{'-stand_in' * self.is_stand_in}"
 
     @property
     def speed_of(self) -> tuple[str, str]:
-        """What its speed hangs on: the experiment, as its picture is named, and the estimator.
+        """What its speed hangs on: `picture` and the estimator.
 
         The latter with settings that are not the paper's, but for learning rates.
         """
         settings = [(name, value) for name, value in self.departures.items()
                     if name != "test_samples" and not name.endswith("learning_rate")]  # fmt: skip
-        return self.picture, named(self.config.estimator, settings)
+        return self.picture, label(self.config.estimator, settings)
 
-    def published(self, name: str) -> paper.Figure:
+    def published(self, figure: str) -> experiments.Published:
         """A figure that the paper has of it, by its name in result.json or metrics.csv, or None."""
-        cell = self._cell(*self._place) if self._place else None
-        if not (self._place and cell):
-            return None
-        folder, experiment = self._place
-        return paper.PAPERS[folder].published.get(experiment, {}).get(cell, {}).get(name)
-
-    def _departures(self, folder: str, experiment: str) -> dict[str, typing.Any]:
-        cell = self._cell(folder, experiment)
-        its, estimator = paper.PAPERS[folder], self.config.estimator
-        own = its.cells[experiment][cell] if cell else {}
-        usual = {"estimator": estimator, "num_samples": estimators.check(estimator, None)[1]}
-        plain = config.Config(**{**its.settings[experiment], **own, **usual})
-        differing = set(self.config.differences(plain)) - _INCIDENTAL
-        return {name: getattr(self.config, name) for name in sorted(differing)}
-
-    def _cell(self, folder: str, experiment: str) -> str | None:
-        """Name of the paper's cell with the same estimator, and its samples, or None."""
-        for name, cell in paper.PAPERS[folder].cells[experiment].items():
-            asked = estimators.check(cell["estimator"], cell.get("num_samples"))
-            if (asked[0].name, asked[1]) == (self.config.estimator, self.config.num_samples):
-                return name
-        return None
-
-
-@functools.cache
-def _plain(folder: str, experiment: str) -> config.Config:
-    """A paper's settings for an experiment."""
-    return config.Config(**paper.PAPERS[folder].settings[experiment])
+        its, own = self.experiment, self.config
+        cell = its and its.cell(own.estimator, own.num_samples)
+        return cell.published.get(figure) if cell else None
 
 
 def gather(folder: str | os.PathLike[str]) -> tuple[list[Run], list[str]]:
     """The finished runs below a folder, and notes on what was passed over.
 
     Args:
-      folder: path.
+      folder: path; the runs have folders of their own, or are rows of a table of `save`.
 
     Returns:
       A list of `Run`, sorted by the test bound, and a list of str.
     """
-    runs, notes = [], []
-    speeds = {}
-    try:
-        speeds = _speeds(pathlib.Path(folder) / SPEEDS)
-    except files.UNREADABLE as error:
-        notes.append(f"{SPEEDS}: cannot be read ({error})")
-    for config_file in sorted(pathlib.Path(folder).rglob("config.json")):
-        path = config_file.parent
-        name = path.relative_to(folder).as_posix()
-        try:
-            settings = run_folder.read_config(path)
-            metrics = run_folder.read_metrics(path)
-            if not (path / "result.json").exists():
+    folder = pathlib.Path(folder)
+    speeds: dict[tuple[str, str], float] = {}
+    records: dict[str, dict[str, typing.Any]] = {}
+    runs: list[Run] = []
+    notes: list[str] = []
+    with reading(SPEEDS, notes):
+        speeds = _speeds(folder / SPEEDS)
+    for file in folder.rglob("config.json"):
+        name = file.parent.relative_to(folder).as_posix()
+        with reading(name, notes):
+            records[name] = _record(file.parent)
+    for file in folder.rglob(TABLE):
+        with reading(file.relative_to(folder).as_posix(), notes):
+            for name, record in _table(file.parent).items():
+                records[(file.parent / name).relative_to(folder).as_posix()] = record
+    for name, record in records.items():
+        with reading(name, notes):
+            settings = config.Config.from_dict(record["config"])
+            metrics, result = record["metrics"], record["result"]
+            if result is None:
                 epoch = f"{metrics[-1]['epoch']:g}" if metrics else "none"
                 notes.append(f"{name}: not finished (epoch {epoch} of {settings.epochs})")
                 continue
-            result = run_folder.read_result(path) or {}
             missing = {*COLUMNS, "valid_nll"} - set(result) - {"run", "gradient_variance"}
             if missing:
                 raise KeyError(f"no {', '.join(sorted(missing))}")
-            if not all("training_seconds" in row for row in metrics):
-                rate = result["steps_per_second"]
-                metrics = [{**row, "training_seconds": row["step"] / rate} for row in metrics]
-            variance = _own_variance(path, settings.estimator)
-            run = Run(name, settings, result, metrics, *variance)
-            if speeds and run.experiment:
+            run = Run(name, settings, record, metrics)
+            rate = result["steps_per_second"]
+            has_speed = bool(speeds and run.experiment)
+            if has_speed:
                 rate = speeds.get(run.speed_of, math.nan)
+            if has_speed or not all("training_seconds" in row for row in metrics):
                 metrics = [{**row, "training_seconds": row["step"] / rate} for row in metrics]
-                run = dataclasses.replace(run, metrics=metrics)
-            runs.append(run)
-        except (*files.UNREADABLE, RunError) as error:
-            notes.append(f"{name}: cannot be read ({error})")
-    return sorted(runs, key=lambda run: run.result["test_nll"]), notes
+            runs.append(dataclasses.replace(run, metrics=metrics))
+    bound = lambda run: (math.isnan(run.result["test_nll"]), run.result["test_nll"], run.name)
+    return sorted(runs, key=bound), sorted(notes)
+
+
+@contextlib.contextmanager
+def reading(name: str, notes: list[str]) -> Iterator[None]:
+    """A context in which whatever is wrong with a file's contents is a note on `name`."""
+    try:
+        yield
+    except (*files.UNREADABLE, RunError, StopIteration) as error:
+        notes.append(f"{name}: cannot be read ({error})")
+
+
+def _record(path: pathlib.Path) -> dict[str, typing.Any]:
+    """`Run.record` of the run in a folder, "result" None before its end."""
+    record = files.read_json(path / "config.json")
+    own = []
+    if (path / "variance.csv").exists():
+        estimator = record["config"]["estimator"]
+        rows = files.read_csv(path / "variance.csv")
+        own = [row for row in rows if row["estimator"] == estimator]
+    return {
+        **record,
+        "result": run_folder.read_result(path),
+        "variance": own[-1] if own else None,
+        "metrics": run_folder.read_metrics(path),
+    }
+
+
+def _table(folder: pathlib.Path) -> dict[str, dict[str, typing.Any]]:
+    """By name, `Run.record` of the runs in a folder's table."""
+    rows = files.read_json(folder / TABLE)
+    records = {row.pop("name"): {**row, "metrics": []} for row in rows}
+    with open(folder / _METRICS, newline="", encoding="utf-8") as lines:
+        for row in csv.DictReader(lines):
+            metrics = records[row.pop("run")]["metrics"]
+            metrics.append({name: float(value) for name, value in row.items() if value != ""})
+    return records
+
+
+def save(runs: Iterable[Run], folder: pathlib.Path) -> None:
+    """Writes runs as a table, a row a run in runs.json and a row an evaluation in metrics.csv."""
+    rows, evaluations = [], []
+    for run in sorted(runs, key=lambda run: run.name):
+        record = {"name": run.name, **run.record}
+        evaluations += [{"run": run.name, **row} for row in record.pop("metrics")]
+        rows.append(json.dumps(record))
+    columns = list(dict.fromkeys(column for row in evaluations for column in row))
+    text = lambda value: value if isinstance(value, str) else f"{value:.10g}"
+    lines = io.StringIO()
+    writer = csv.DictWriter(lines, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: text(value) for name, value in row.items()} for row in evaluations)
+    files.write_text(folder / _METRICS, lines.getvalue())
+    files.write_text(folder / TABLE, "[\n" + ",\n".join(rows) + "\n]\n")
 
 
 def _speeds(file: pathlib.Path) -> dict[tuple[str, str], float]:
@@ -216,24 +248,11 @@ def _speeds(file: pathlib.Path) -> dict[tuple[str, str], float]:
     return speeds
 
 
-def _own_variance(path: pathlib.Path, estimator: str) -> tuple[float | None, int | None]:
-    """Of the run's estimator in the weights, and at which K, if `arm_tf.variance` measured it."""
-    file = path / "variance.csv"
-    if not file.exists():
-        return None, None
-    variance = samples = None  # the last step's, where there are several
-    for row in files.read_csv(file):
-        if row["estimator"] == estimator:
-            variance = float(row["variance_weights"])
-            samples = int(row["samples"]) if "samples" in row else None
-    return variance, samples
-
-
 def by_trials(runs: Iterable[Run]) -> dict[tuple, list[Run]]:
     """Runs of a paper that differ in the seed alone: by experiment, estimator and departures."""
     groups: dict[tuple, list[Run]] = {}
     for run in runs:
-        key = (run.experiment, run.config.estimator, tuple(run.departures.items()))
+        key = (run.config.experiment, run.config.estimator, tuple(run.departures.items()))
         groups.setdefault(key, []).append(run)
     return groups
 
@@ -244,7 +263,7 @@ def by_seed(runs: Iterable[Run]) -> dict[int, Run]:
     return {run.config.seed: run for run in worst_first}
 
 
-def named(estimator: str, departures: Iterable[tuple[str, typing.Any]]) -> str:
+def label(estimator: str, departures: Iterable[tuple[str, typing.Any]]) -> str:
     """An estimator with the settings that are not the paper's, as a text."""
     text = lambda name, value: scientific(value) if name == "learning_rate" else value
     return ", ".join([estimator, *(f"{name}={text(name, v)}" for name, v in departures)])
@@ -264,14 +283,11 @@ def curves(runs: Iterable[Run]) -> dict[str, dict[str, list[list[dict[str, float
       settings (a text), a list of trials' metrics at the steps that all of them evaluated; runs of
       other lengths than the longest of their experiment are left out.
     """
-    order: list[tuple] = [
-        (folder, name) for folder, its in paper.PAPERS.items() for name in its.settings
-    ]
+    order = list(experiments.TABLE)
     found: dict[str, dict[str, list[list[dict[str, float]]]]] = {}
     by_picture: dict[str, list[Run]] = {}
     of_papers = [run for run in runs if run.experiment and run.metrics]
-    place = lambda run: (order.index((run.source, run.experiment)), run.is_stand_in)
-    for run in sorted(of_papers, key=place):
+    for run in sorted(of_papers, key=lambda r: (order.index(r.config.experiment), r.is_stand_in)):
         if math.isfinite(run.result["test_nll"]):
             by_picture.setdefault(run.picture, []).append(run)
     for picture, group in by_picture.items():
@@ -280,7 +296,7 @@ def curves(runs: Iterable[Run]) -> dict[str, dict[str, list[list[dict[str, float
         for run in group:
             if run.result["steps"] == longest:
                 kept = [(name, v) for name, v in run.departures.items() if name != "test_samples"]
-                groups.setdefault(named(run.config.estimator, kept), []).append(run)
+                groups.setdefault(label(run.config.estimator, kept), []).append(run)
         for name, trials in groups.items():
             same = by_seed(trials).values()
             steps = set.intersection(*({row["step"] for row in run.metrics} for run in same))

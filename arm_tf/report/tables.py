@@ -6,8 +6,9 @@ import statistics
 import typing
 from collections.abc import Iterable, Sequence
 
-from arm_tf import paper
-from arm_tf.report.runs import COLUMNS, Run, by_seed, by_trials, named, scientific
+from arm_tf import experiments
+from arm_tf.experiments import SEEDS, title
+from arm_tf.report.runs import COLUMNS, Run, by_seed, by_trials, label, scientific
 from arm_tf.training import config, trials
 
 
@@ -22,59 +23,49 @@ def compared(runs: Iterable[Run]) -> list[dict[str, typing.Any]]:
       weights of "ours"), "epochs", "seeds", and "rates": by learning rate dicts with "valid",
       "test" and "neg_elbo" (`Figure`) and "seeds".
     """
-    cells: dict[tuple, dict[float, dict[int, dict[str, typing.Any]]]] = {}
+    cells: dict[tuple, dict[float, dict[int, Run]]] = {}
     for (experiment, estimator, departures), group in by_trials(
         run for run in runs if run.is_comparable
     ).items():
         others = tuple((name, v) for name, v in departures if name != "learning_rate")
-        results = {seed: run.result for seed, run in by_seed(group).items()}
         by_rate = cells.setdefault((experiment, estimator, others), {})
-        by_rate[group[0].config.learning_rate] = results
+        by_rate[group[0].config.learning_rate] = by_seed(group)
     rows = []
-    for (experiment, estimator, others), by_rate in cells.items():
+    for (name, estimator, others), by_rate in cells.items():
         validation = {
-            rate: {seed: result["valid_nll"] for seed, result in results.items()}
-            for rate, results in by_rate.items()
+            rate: {seed: run.result["valid_nll"] for seed, run in same.items()}
+            for rate, same in by_rate.items()
         }
         rates: dict[float, dict[str, typing.Any]] = {
             rate: {
                 "valid": trials.Figure.of(validation[rate].values()),
-                "test": trials.Figure.of(result["test_nll"] for result in results.values()),
-                "neg_elbo": trials.Figure.of(r["test_neg_elbo"] for r in results.values()),
-                "seeds": sorted(results),
+                "test": trials.Figure.of(run.result["test_nll"] for run in same.values()),
+                "neg_elbo": trials.Figure.of(run.result["test_neg_elbo"] for run in same.values()),
+                "seeds": sorted(same),
             }
-            for rate, results in sorted(by_rate.items(), reverse=True)
+            for rate, same in sorted(by_rate.items(), reverse=True)
         }
         best = trials.best_rate(validation)
-        figure = None if others else paper.PUBLISHED[experiment].get(estimator)
-        text, value = _published(figure)
-        ours = rates[best]["test"]
+        experiment = experiments.find(name)
+        figure = None if others else next(iter(by_rate[best].values())).published("test_nll")
+        number, ours = experiments.number_of(figure), rates[best]["test"]
         rows.append(
             {
-                "experiment": experiment,
-                "estimator": named(f"`{estimator}`", others),
+                "experiment": name,
+                "estimator": label(f"`{estimator}`", others),
                 "learning_rate": best,
-                "missing": [r for r in paper.learning_rates(experiment) if r not in rates],
-                "published": text,
+                "missing": [r for r in experiment.rates if r not in rates],
+                "published": experiments.text_of(figure),
                 "ours": ours,
-                "difference": None if value is None else ours.mean - value,
+                "difference": None if number is None else ours.mean - number,
                 "neg_elbo": rates[best]["neg_elbo"],
-                "epochs": paper.SETTINGS[experiment]["epochs"],
+                "epochs": experiment.settings["epochs"],
                 "seeds": rates[best]["seeds"],
                 "rates": rates,
             }
         )
-    order = list(paper.SETTINGS)
+    order = list(experiments.TABLE)
     return sorted(rows, key=lambda row: (order.index(row["experiment"]), row["ours"].mean))
-
-
-def _published(figure: paper.Figure) -> tuple[str, float | None]:
-    """A published figure as a text, and its number, None where that is a bound or missing."""
-    if figure is None:
-        return "–", None
-    if isinstance(figure, tuple):
-        return f"{figure[0]} ± {figure[1]}", figure[0]
-    return (figure, None) if isinstance(figure, str) else (str(figure), figure)
 
 
 def other_papers(runs: Iterable[Run]) -> list[dict[str, typing.Any]]:
@@ -86,24 +77,25 @@ def other_papers(runs: Iterable[Run]) -> list[dict[str, typing.Any]]:
       there is none), "samples" of the bound "test_k_nll", or None where the run is older than it,
       "steps", "all_steps" of the paper, and "seeds".
     """
-    of_length: dict[tuple[str, int], list[Run]] = {}
+    of_length: dict[int, list[Run]] = {}
     for run in runs:
-        if run.source and run.is_benchmark:
-            of_length.setdefault((run.source, run.result["steps"]), []).append(run)
+        if run.is_benchmark:
+            of_length.setdefault(run.result["steps"], []).append(run)
     groups = [
-        (*key, *k, list(by_seed(group).values()))
-        for key, g in of_length.items()
-        for k, group in by_trials(g).items()
+        (steps, *key, list(by_seed(group).values()))
+        for steps, of_it in of_length.items()
+        for key, group in by_trials(of_it).items()
     ]
+    table = list(experiments.TABLE)
 
     def order(group):
-        source, steps, experiment, *_, same = group
+        steps, experiment, *_, same = group
         bound = statistics.fmean(run.result["test_nll"] for run in same)
-        experiments = list(paper.OTHERS[source].settings)
-        return list(paper.OTHERS).index(source), experiments.index(experiment), -steps, bound
+        return table.index(experiment), -steps, bound
 
     rows = []
-    for source, steps, experiment, estimator, departures, group in sorted(groups, key=order):
+    for steps, name, estimator, departures, group in sorted(groups, key=order):
+        experiment = experiments.find(name)
         others = [(name, value) for name, value in departures if name != "num_samples"]
         figures = [{**(run.metrics[-1] if run.metrics else {}), **run.result} for run in group]
         ours = {
@@ -114,15 +106,15 @@ def other_papers(runs: Iterable[Run]) -> list[dict[str, typing.Any]]:
         }
         rows.append(
             {
-                "paper": paper.OTHERS[source].title,
-                "experiment": experiment,
-                "estimator": named(f"`{estimator}`", others),
+                "paper": experiment.paper,
+                "experiment": name,
+                "estimator": label(f"`{estimator}`", others),
                 "evaluations": group[0].evaluations,
-                "published": {name: _published(group[0].published(name))[0] for name in ours},
+                "published": {name: experiments.text_of(group[0].published(name)) for name in ours},
                 "ours": ours,
                 "samples": figures[0].get("test_k_samples"),
                 "steps": steps,
-                "all_steps": paper.OTHERS[source].settings[experiment]["max_steps"],
+                "all_steps": experiment.settings["max_steps"],
                 "seeds": sorted(run.config.seed for run in group),
             }
         )
@@ -138,7 +130,7 @@ def _other_papers_table(rows: Iterable[dict[str, typing.Any]]) -> str:
         ["paper", "experiment", "estimator", "evaluations of f", "training −ELBO: published",
          "ours", "test −log p ≤, 100 samples: published", "ours", "K samples: ours", "steps",
          "which seeds"],
-        [[r["paper"], experiment_title(r["experiment"]), r["estimator"], str(r["evaluations"]),
+        [[r["paper"], title(r["experiment"]), r["estimator"], str(r["evaluations"]),
           r["published"]["train_neg_elbo"], r["ours"]["train_neg_elbo"],
           r["published"]["test_nll"], r["ours"]["test_nll"],
           r["ours"]["test_k_nll"] + (f" (K = {r['samples']})" if r["samples"] else ""),
@@ -159,11 +151,11 @@ def markdown(runs: Sequence[Run]) -> str:
             + table(
                 ["experiment", "estimator", "published", "ours", "difference", "test −ELBO",
                  "learning rate", "rates not run", "epochs", "seeds"],
-                [[experiment_title(r["experiment"]), r["estimator"], r["published"], str(r["ours"]),
+                [[title(r["experiment"]), r["estimator"], r["published"], str(r["ours"]),
                   "–" if r["difference"] is None else f"{r['difference']:+.2f}".replace("-", "−"),
                   str(r["neg_elbo"]), scientific(r["learning_rate"]),
                   ", ".join(map(scientific, r["missing"])) or "–",
-                  f"{r['epochs']:,}", f"{len(r['seeds'])} of {len(paper.SEEDS)}"] for r in rows],
+                  f"{r['epochs']:,}", f"{len(r['seeds'])} of {len(SEEDS)}"] for r in rows],
             )
         )  # fmt: skip
     several = [row for row in rows if len(row["rates"]) > 1]
@@ -173,7 +165,7 @@ def markdown(runs: Sequence[Run]) -> str:
             + table(
                 ["experiment", "estimator", "learning rate", "validation −log p ≤",
                  "test −log p ≤", "which seeds"],
-                [[experiment_title(r["experiment"]), r["estimator"], scientific(rate),
+                [[title(r["experiment"]), r["estimator"], scientific(rate),
                   str(tried["valid"]), str(tried["test"]), ", ".join(map(str, tried["seeds"]))]
                  for r in several for rate, tried in r["rates"].items()],
             )
@@ -191,25 +183,14 @@ def markdown(runs: Sequence[Run]) -> str:
     stand_ins = [run for run in runs if run.is_stand_in]
     if others:
         beside = rows or benchmarks
-        title = "Other runs: shorter ones, or of no experiment of the paper.\n\n" if beside else ""
-        parts.append(title + _run_table(others))
+        head = "Other runs: shorter ones, or of no experiment of the paper.\n\n" if beside else ""
+        parts.append(head + _run_table(others))
     if stand_ins:
         parts.append(
             "Runs on data that are not the published files, and compare with nothing published.\n\n"
             + _run_table(stand_ins)
         )
     return "\n".join(parts)
-
-
-def experiment_title(experiment: str) -> str:
-    """An experiment's name as the paper writes it: "MNIST-static, two layers"."""
-    dataset, network = (
-        experiment.replace("omniglot", "OMNIGLOT")
-        .replace("fashion", "Fashion")
-        .replace("mnist", "MNIST")
-        .split("-")
-    )
-    return f"{dataset.replace('_', '-')}, {network.replace('_', ' ')}"
 
 
 def _run_table(runs: Iterable[Run]) -> str:
@@ -251,10 +232,10 @@ def table_csv(runs: Iterable[Run]) -> str:
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow([*COLUMNS, *extra])
     for run in runs:
-        figure = run.published("test_nll")
+        its, own = run.experiment, run.config
         writer.writerow(
-            [*_row(run).values(), run.experiment or "", run.config.estimator, run.config.seed,
-             run.is_comparable or run.is_benchmark, _published(figure)[0],
-             paper.PAPERS[run.source].title if run.source else ""]
+            [*_row(run).values(), own.experiment or "", own.estimator, own.seed,
+             run.is_comparable or run.is_benchmark, experiments.text_of(run.published("test_nll")),
+             its.paper if its else ""]
         )  # fmt: skip
     return file.getvalue()

@@ -1,20 +1,18 @@
-"""Trains a grid of runs: `python -m arm_tf.sweep --flagfiles=FILE,… --estimators=arm,loo`.
+"""Trains a grid of runs: `python -m arm_tf.sweep --experiments='yin_zhou_2019/*-linear'`.
 
-Every flag file with every estimator, learning rate and seed, a processor for each run; other
+Every experiment with every estimator, learning rate and seed, a processor for each run; other
 settings, given as to `arm_tf.train`, hold for all. A run that fails is tried again from its last
-checkpoint; the same command after a stop or a crash does only what is left. For each flag file and
-estimator the learning rate is the one of the best validation, as the paper chooses it; with
+checkpoint; the same command after a stop or a crash does only what is left. For each experiment
+and estimator the learning rate is the one of the best validation, as papers choose it; with
 --rates_first only the first seed is trained at every rate, and the others at that one. Writes
 sweep.json and sweep.md into --logdir; `arm_tf.report` reads the runs.
 
---paper stands for the flag files of the paper's tables 2 and 3, their learning rates, and
---rates_first; --cells takes a part. --dry_run says what there is to do and what it costs. With
---address the runs are trained on a Ray cluster, whose machines must all see --logdir; that needs
-the extra `[sweep]`.
+--experiments='yin_zhou_2019/*' is all of that paper's tables 2 and 3, with its estimators and
+learning rates. --dry_run says what there is to do and what it costs. With --address the runs are
+trained on a Ray cluster, whose machines must all see --logdir; that needs the extra `[sweep]`.
 """
 
 import contextlib
-import dataclasses
 import pathlib
 import time
 import typing
@@ -22,23 +20,19 @@ from collections.abc import Callable, Sequence
 
 from absl import flags
 
-from arm_tf import cli, data, files, paper
+from arm_tf import cli, data, experiments, files
 from arm_tf.errors import ConfigError, DataError, RunError
 from arm_tf.sweep import (
     estimate,
     find_finished,
     grid,
     markdown,
-    named,
     outline,
-    paper_cells,
     rates_first,
     runs_in,
-    select,
     summarise,
 )
 from arm_tf.training import run_folder, scheduler
-from arm_tf.training.config import Config
 from arm_tf.training.workers import usable_cores
 
 _SECONDS_BETWEEN_VIEWS = 10
@@ -56,20 +50,18 @@ def _numbers(name: str, kind: Callable[[str], _Number]) -> list[_Number]:
 
 def main() -> None:
     values = flags.FLAGS
-    own = {"objective", *(field.name for field in dataclasses.fields(Config))}
-    overrides = [values[name].serialize() for name in sorted(own) if values[name].present]
-    cells = _cells(overrides)
+    cells = _cells()
     if values.address and values.workers:
         raise ConfigError("--workers is of this machine, and --address of a cluster; give one.")
     runs = [run for folder in {cell.config.logdir for cell in cells} for run in runs_in(folder)]
     find_finished(cells, runs)
     left_out, unreadable = _without_data(cells)
     cells = [cell for cell in cells if cell not in [*left_out, *unreadable]]
-    is_rates_first = values.paper if values.rates_first is None else values.rates_first
+    is_rates_first = bool(values.experiments) if values.rates_first is None else values.rates_first
     jobs = rates_first(cells) if is_rates_first else cells
     for job in jobs:
         job.is_ready()  # decides what is decided
-    jobs = list({job.path: job for job in jobs}.values())
+    jobs = list({job.path: job for job in reversed(jobs)}.values())[::-1]
     if values.dry_run:
         print(outline(jobs, runs))
         return
@@ -142,27 +134,20 @@ def _steps(path: pathlib.Path) -> int:
     return 0
 
 
-def _cells(overrides: Sequence[str]) -> list[scheduler.Job]:
+def _cells() -> list[scheduler.Job]:
     """The cells that the flags ask for."""
     values = flags.FLAGS
-    for name in ("estimator", "learning_rate", "seed"):
-        if values[name].present and getattr(values, f"{name}s"):
+    for name in ("experiment", "learning_rate", "seed", *["estimator"] * bool(values.estimators)):
+        if values[name].present:
             raise ConfigError(
                 f"--{name} is one value, and --{name}s are those that a sweep trains; give those."
             )
     rates, seeds = _numbers("learning_rates", float), _numbers("seeds", int)
-    if not values.paper:
-        by_name = named(values.flagfiles) or {"defaults": []}
-        selected = {name: by_name[name] for name in select(by_name, values.cells)}
-        return grid(selected, overrides, values.estimators, rates, seeds)
-    if values.flagfiles:
-        raise ConfigError("--paper stands for flag files of its own; leave --flagfiles out.")
-    by_name, cells = paper_cells(), []
-    for name in select(by_name, values.cells):
-        if not flags.FLAGS["learning_rates"].present:
-            rates = list(paper.learning_rates(name.rpartition("-")[0]))
-        cells += grid({name: by_name[name]}, overrides, values.estimators, rates, seeds)
-    return cells
+    changes = cli.settings_given()
+    selected = experiments.matching(values.experiments)
+    if not selected:
+        rates = rates or [5e-4, 1e-4, 5e-5]
+    return grid(selected, changes, values.estimators, rates, seeds)
 
 
 def _without_data(
@@ -203,24 +188,25 @@ def _without_data(
 
 if __name__ == "__main__":
     cli.define_flags()
-    flags.DEFINE_bool("paper", False, "Sweep the paper's tables 2 and 3, with --rates_first.")
-    flags.DEFINE_list("flagfiles", [], "Flag files, such as those in runs/paper.")
     flags.DEFINE_list(
-        "cells",
+        "experiments",
         [],
-        "Names of flag files to take of those, without their ending; * stands for anything, as in "
-        "mnist_static-*-arm. Unset: all.",
+        "Experiments of papers, as `arm_tf.train --experiment=help` lists them; * stands for "
+        "anything, as in 'yin_zhou_2019/*-linear'. Unset: the settings that flags give.",
     )
-    flags.DEFINE_list("estimators", [], "Estimators; unset: that of each flag file.")
+    flags.DEFINE_list("estimators", [], "Estimators; unset: those of each experiment.")
     flags.DEFINE_list(
-        "learning_rates", ["5e-4", "1e-4", "5e-5"], "To choose from; --paper has its own."
+        "learning_rates",
+        [],
+        "To choose from; unset: those of each experiment, or else 5e-4, 1e-4 and 5e-5.",
     )
     flags.DEFINE_bool(
         "rates_first",
         None,
-        "Train every learning rate with the first seed alone, and the other seeds at the best.",
+        "Train every learning rate with the first seed alone, and the other seeds at the best; "
+        "unset: with --experiments.",
     )
-    flags.DEFINE_list("seeds", ["0", "1", "2", "3", "4"], "Seeds, a trial each.")
+    flags.DEFINE_list("seeds", list(map(str, experiments.SEEDS)), "Seeds, a trial each.")
     flags.DEFINE_string("address", None, "Of a Ray cluster; unset: this machine alone.")
     flags.DEFINE_integer(
         "workers", None, "Runs at once on this machine; unset: its processors.", lower_bound=1

@@ -1,103 +1,65 @@
 """The grid of a sweep, what is finished of it, and the order in which to train it."""
 
-import collections
 import contextlib
 import dataclasses
-import difflib
-import fnmatch
-import itertools
 import os
 import pathlib
+import types
 import typing
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 
-from absl import flags
-
-from arm_tf import cli, paper
+from arm_tf import estimators
 from arm_tf.errors import ConfigError, RunError
+from arm_tf.experiments import Experiment
 from arm_tf.training import run_folder, scheduler, trials
-from arm_tf.training.config import INCIDENTAL, Config, flag_file
-
-
-def paper_cells() -> dict[str, list[str]]:
-    """The cells of the paper's tables 2 and 3, flags by EXPERIMENT-ESTIMATOR, as its flag files."""
-    return {
-        f"{experiment}-{estimator}": flag_file({**settings, "estimator": estimator}).splitlines()
-        for experiment, settings in paper.SETTINGS.items()
-        for estimator in paper.PUBLISHED[experiment]
-    }
-
-
-def select(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
-    """The names, in their order, that patterns such as "omniglot-*" fit; all without a pattern.
-
-    Raises:
-      ConfigError: a pattern fits none.
-    """
-    names = list(names)
-    for pattern in patterns:
-        if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
-            near = difflib.get_close_matches(pattern, names, cutoff=0) or ["none"]
-            raise ConfigError(f"--cells: no cell {pattern!r}; most like it: {', '.join(near)}.")
-    fits = lambda name: any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
-    return [name for name in names if not patterns or fits(name)]
-
-
-def named(files: Iterable[str]) -> dict[str, list[str]]:
-    """Flags of flag files, by the files' names without ending, and without folder if that tells."""
-    paths = {file: pathlib.Path(file) for file in files}
-    stems = collections.Counter(path.stem for path in paths.values())
-    name = lambda path: path.stem if stems[path.stem] == 1 else path.with_suffix("").as_posix()
-    return {name(path): [f"--flagfile={file}"] for file, path in paths.items()}
+from arm_tf.training.config import INCIDENTAL, Config
 
 
 def grid(
-    flag_files: Sequence[str | os.PathLike[str]] | Mapping[str, Sequence[str]],
-    overrides: Sequence[str],
-    estimators: Sequence[str] = (),
+    experiments: Sequence[Experiment | None],
+    changes: Mapping[str, typing.Any] = types.MappingProxyType({}),
+    names: Sequence[str] = (),
     learning_rates: Sequence[float] = (),
     seeds: Sequence[int] = (),
 ) -> list[scheduler.Job]:
     """The cells of a sweep.
 
     Args:
-      flag_files: paths, or flags by name; none stands for the default settings.
-      overrides: flags, "--name=value", for every run.
-      estimators, learning_rates, seeds: values; none of one kind stands for the flag file's own.
+      experiments: of papers; none stands for the default settings.
+      changes: settings of every run that are not the experiment's, by name.
+      names: of estimators; none stands for those of each experiment.
+      learning_rates: likewise.
+      seeds: none stands for that of `changes`.
 
     Returns:
-      A list of `arm_tf.training.scheduler.Job`.
+      A list of `arm_tf.training.scheduler.Job`, the estimator varying faster than the experiment,
+      then the rate, then the seed.
 
     Raises:
-      ConfigError: a flag file or a combination that cannot be used.
+      ConfigError: a combination that cannot be used.
     """
-    varied = {"estimator": estimators, "learning_rate": learning_rates, "seed": seeds}
-    varied = {name: list(dict.fromkeys(values)) for name, values in varied.items() if values}
-    cells = []
-    if not isinstance(flag_files, Mapping):
-        flag_files = named(map(str, flag_files)) or {"defaults": []}
-    for source, own_flags in flag_files.items():
-        parsed = flags.FlagValues()
-        cli.define_flags(parsed)
-        try:
-            parsed(["sweep", *cli.with_flag_files(own_flags), *overrides])
-        except (flags.Error, ValueError) as error:  # the second for a value of --noNAME
-            raise ConfigError(f"{source}: {error}") from None
-        if parsed["name"].value:
-            raise ConfigError("--name is not for a sweep, whose runs are named by their settings.")
-        config = cli.config_from_flags(parsed)
-        for values in itertools.product(*varied.values()):
-            settings: dict[str, typing.Any] = dict(zip(varied, values, strict=True))
-            cells.append(scheduler.Job(dataclasses.replace(config, **settings), source))
-    by_path: dict[pathlib.Path, scheduler.Job] = {}
-    for cell in cells:
-        other = by_path.setdefault(cell.path, cell)
-        if other.config != cell.config:
-            raise ConfigError(
-                f"{other.source} and {cell.source} have runs of one name, {cell.config.name}, "
-                "on other data; rename a file, or use another --logdir."
-            )
-    return cells
+    if "name" in changes:
+        raise ConfigError("--name is not for a sweep, whose runs are named by their settings.")
+    jobs: list[scheduler.Job] = []
+    for experiment in experiments or [None]:
+        name, rates = None, learning_rates
+        own: dict[str, list[dict[str, typing.Any]]] = {}
+        if experiment:
+            name, rates = experiment.name, learning_rates or experiment.rates
+            for cell in experiment.cells:
+                own.setdefault(cell.estimator, []).append({"num_samples": cell.num_samples})
+        one = [changes["estimator"]] if "estimator" in changes else []
+        asked = names or one or list(own) or [Config.estimator]
+        configs = [
+            Config.of(name, **{"estimator": estimator, **samples, **changes, **rate, **seed})
+            for estimator in asked
+            for samples in own.get(estimator, [{}])
+            for rate in [{"learning_rate": rate} for rate in rates] or [{}]
+            for seed in [{"seed": seed} for seed in seeds] or [{}]
+        ]
+        one_a_run = {config.name: config for config in configs}
+        jobs += [scheduler.Job(config, name or "defaults") for config in one_a_run.values()]
+    return jobs
 
 
 def runs_in(logdir: str | os.PathLike[str]) -> list[Config]:
@@ -131,7 +93,7 @@ class _AtBestRate(scheduler.Job):
     """A run at the learning rate of the best validation, once all with the first seed have ended.
 
     Attributes:
-      group: the grid's cells of its flag file and estimator.
+      group: the grid's cells of its experiment and estimator.
     """
 
     group: Sequence[scheduler.Job] = ()
@@ -167,10 +129,13 @@ def rates_first(cells: Sequence[scheduler.Job]) -> list[scheduler.Job]:
 
 
 def by_estimator(cells: Iterable[scheduler.Job]) -> dict[tuple[str, str], list[scheduler.Job]]:
-    """Cells by flag file and estimator, lists."""
+    """Cells by experiment and estimator, the latter with its K where that is not the usual one."""
     groups: dict[tuple[str, str], list[scheduler.Job]] = {}
     for cell in cells:
-        groups.setdefault((cell.source, cell.config.estimator), []).append(cell)
+        name, samples = cell.config.estimator, cell.config.num_samples
+        is_usual = samples == estimators.check(name, None)[1]
+        label = name if is_usual else f"{name}, num_samples={samples}"
+        groups.setdefault((cell.source, label), []).append(cell)
     return groups
 
 

@@ -10,7 +10,7 @@ from arm_tf.training.config import Config
 
 
 def outline(jobs: Sequence[scheduler.Job], runs: Iterable[Config] = ()) -> str:
-    """What is finished and what is left, a line for each flag file and estimator, and in all.
+    """What is finished and what is left, a line for each experiment and estimator, and in all.
 
     The pace of the runs tells of that of the jobs.
     """
@@ -27,11 +27,10 @@ def outline(jobs: Sequence[scheduler.Job], runs: Iterable[Config] = ()) -> str:
         for rate, given in seeds.items():
             rates.setdefault(", ".join(given), []).append(rate)
         to_do = "; ".join(f"{', '.join(each)} with seed {given}" for given, each in rates.items())
-        title = source if source.endswith(estimator) else f"{source}, {estimator}"
         finished = len(group) - sum(map(len, seeds.values()))
         left = paces.left(job.config for job in group)
         rest = f"; to do {to_do}; {left}" if to_do else ""
-        lines.append(f"{title}: {finished} of {len(group)} runs finished{rest}.")
+        lines.append(f"{source}, {estimator}: {finished} of {len(group)} runs finished{rest}.")
     left = paces.left(job.config for job in jobs)
     known = "How long a run takes is known once one like it has been evaluated."
     lines += [f"In all {len(jobs)} runs; {left}."] + [known] * bool(left.unknown)
@@ -39,7 +38,7 @@ def outline(jobs: Sequence[scheduler.Job], runs: Iterable[Config] = ()) -> str:
 
 
 def summarise(cells: Sequence[scheduler.Job]) -> list[dict[str, typing.Any]]:
-    """For each flag file and estimator the learning rate of the best validation, and its bounds.
+    """For each experiment and estimator the learning rate of the best validation, and its bounds.
 
     Returns:
       Dicts with "source", "estimator", "learning_rate", "valid_nll" (a mean over seeds), "test_nll"
@@ -73,7 +72,7 @@ def summarise(cells: Sequence[scheduler.Job]) -> list[dict[str, typing.Any]]:
 def markdown(rows: Sequence[dict[str, typing.Any]], likelihood: str = "log p") -> str:
     """The rows of `summarise` as a Markdown table, and in its head what the bounds are on."""
     lines = [
-        f"| flag file | estimator | learning rate | validation | test −{likelihood} ≤ | trials |",
+        f"| experiment | estimator | learning rate | validation | test −{likelihood} ≤ | trials |",
         "|---|---|---|---|---|---|",
     ]
     for row in rows:

@@ -9,11 +9,11 @@ import re
 import typing
 from collections.abc import Mapping, Sequence
 
-from arm_tf import data, estimators, paper
+from arm_tf import data, estimators, experiments
 from arm_tf.errors import ConfigError
 
 # Do not change what is computed.
-_WHERE = {"logdir", "name", "data_dir", "distribute", "keep_epochs"}
+_WHERE = {"experiment", "logdir", "name", "data_dir", "distribute", "keep_epochs"}
 # In which runs that are compared may differ.
 INCIDENTAL = {"jit", "steps_per_loop", "eval_every"}
 _FLOAT_LIMIT = 1e30  # float32 must hold the numbers
@@ -92,6 +92,11 @@ class Config:
       ConfigError: a value outside its limits.
     """
 
+    experiment: str | None = _setting(
+        None,
+        "Experiment of a paper, whose settings hold where no flag says otherwise; "
+        "--experiment=help lists them with a line each.",
+    )
     dataset: str = _setting(
         "glyphs",
         "Which data to train on: a FILE.npz or FILE.npy of your own, or a name.",
@@ -178,7 +183,7 @@ class Config:
     prior_learning_rate: float = _setting(0.01, "Step size of the prior's plain SGD.", low=0)
     batch_size: int = _setting(
         None,
-        "Images a step; unset: the paper's, 25 for OMNIGLOT and 50 otherwise.",
+        "Images a step; unset: 25 for OMNIGLOT and 50 otherwise.",
         low=1,
         high=100_000,
     )
@@ -227,6 +232,8 @@ class Config:
                 value = _without_aliases(value)
             _check(field, value)
             object.__setattr__(self, field.name, value)
+        if self.experiment is not None:
+            experiments.find(self.experiment)
         dataset, data_dir = self.dataset, self.data_dir
         if data.is_file(dataset):  # whose folder does not change what is computed
             path = pathlib.PurePath(data_dir or "", dataset)
@@ -241,7 +248,7 @@ class Config:
         self.check_estimator("estimator", self.estimator, self.num_samples)
         for name in self.track_variance:
             self.check_estimator("track_variance", name)
-        for name, value in self._usual().items():
+        for name, value in _usual(self.dataset, self.estimator).items():
             if getattr(self, name) is None:
                 self._fill_in(name, value)
         name = self._default_name()
@@ -260,14 +267,6 @@ class Config:
     def objective(self) -> str:
         """What the estimator ascends, "elbo" or "multisample"."""
         return estimators.get(self.estimator).objective
-
-    def _usual(self) -> dict[str, typing.Any]:
-        """What stands for settings that are left unset, but for the name; a dict."""
-        return {
-            "batch_size": paper.batch_size(self.dataset),
-            "num_samples": estimators.check(self.estimator, None)[1],
-            "decoder_samples": _DECODER_SAMPLES[self.objective],
-        }
 
     def check_estimator(
         self, flag: str, name: str, num_samples: int | None = None
@@ -296,7 +295,7 @@ class Config:
         if data.is_file(dataset):
             dataset = re.sub(r"[^\w=+,-]", "_", pathlib.PurePath(dataset).stem)[:_STEM]
         name = f"{dataset}-{model}{self.network}-{self.layers}-{self.estimator}-seed{self.seed}"
-        usual = self._usual()
+        usual = _usual(self.dataset, self.estimator)
         others = {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
@@ -341,6 +340,26 @@ class Config:
         return [name for name, value in self.settings().items() if value != others[name]]
 
     @classmethod
+    def of(cls, experiment: str | None, **changes: typing.Any) -> "Config":
+        """The configuration of an experiment, or of None, the defaults, with changes to it."""
+        if experiment is not None:
+            own = experiments.find(experiment).settings_with(
+                changes.get("estimator", cls.estimator)
+            )
+            changes = {**own, "experiment": experiment, **changes}
+        return cls(**changes)
+
+    @property
+    def changed(self) -> dict[str, typing.Any]:
+        """The settings that are not those of the experiment with this estimator; a dict."""
+        if self.experiment is None:
+            return {}
+        own = experiments.find(self.experiment).settings_with(self.estimator)
+        plain = {field.name: field.default for field in dataclasses.fields(self)}
+        plain |= {**_usual(own["dataset"], self.estimator), **own}
+        return {name: value for name, value in self.settings().items() if value != plain[name]}
+
+    @classmethod
     def from_dict(cls, values: Mapping[str, typing.Any]) -> "Config":
         """The configuration that `dataclasses.asdict` gave, also after a trip through JSON.
 
@@ -368,6 +387,16 @@ class Config:
     def flag_file(self) -> str:
         """The configuration as the text of a flag file, one `--name=value` a line."""
         return flag_file(dataclasses.asdict(self))
+
+
+def _usual(dataset: str, estimator: str) -> dict[str, typing.Any]:
+    """What stands for settings that are left unset, but for the name; a dict."""
+    row, num_samples = estimators.check(estimator, None)
+    return {
+        "batch_size": data.batch_size(dataset),
+        "num_samples": num_samples,
+        "decoder_samples": _DECODER_SAMPLES[row.objective],
+    }
 
 
 def _without_aliases(value: typing.Any) -> typing.Any:

@@ -112,6 +112,7 @@ class RunFolder:
         """
         record = {
             "config": dataclasses.asdict(config),
+            "changed": config.changed,
             "data": {
                 "checksum": dataset.checksum,
                 "published": dataset.published,

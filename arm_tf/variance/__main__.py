@@ -11,7 +11,7 @@ Time is that of the whole gradient in the encoder for the batch of --images, noi
 machine: the median over --rounds in which all estimators take their turn, compilation excluded.
 
 Writes variance.csv and variance.png, bias and time against deviation (of the last weights), and for
-a trajectory trajectory.png, the variance along training.
+weights of several steps trajectory.png, the variance along training.
 """
 
 import dataclasses
@@ -23,7 +23,6 @@ from absl import flags
 from arm_tf import cli, estimators, files
 from arm_tf.errors import ConfigError
 from arm_tf.training import run_folder
-from arm_tf.training.config import Config
 from arm_tf.variance import samples_within
 
 _COLUMNS = ("variance", "variance_stderr", "variance_seconds", "bias", "bias_noise")
@@ -53,17 +52,15 @@ def _given_besides_a_run() -> dict[str, typing.Any]:
     Raises:
       ConfigError: others are given.
     """
-    values = flags.FLAGS
-    settings = {field.name for field in dataclasses.fields(Config)} - {"num_samples"}
-    given = {name for name in settings if values[name].present}
+    given = cli.settings_given()
+    given.pop("num_samples", None)
     free = {"data_dir", "seed", "jit", *estimators.OPTIONS}
-    if others := sorted(given - free):
+    if others := sorted(set(given) - free):
         raise ConfigError(
             f"--{others[0]} is a setting of the run, whose own holds; with --run and --trajectory "
             f"give {', '.join('--' + name for name in sorted(free))} alone."
         )
-    asked = cli.config_from_flags()
-    return {name: getattr(asked, name) for name in given}
+    return given
 
 
 def main() -> None:
@@ -130,14 +127,12 @@ def main() -> None:
     header += ["objective", "step", *_TIMES]
     lines = [",".join(header)]
     lines += [",".join("" if row[k] is None else f"{row[k]}" for k in header) for row in rows]
-    written = [out / "variance.csv", out / "variance.png"]
-    last = [row for row in rows if row["step"] == rows[-1]["step"]]
+    written = [out / "variance.csv"]
     with files.writing(out, "--out"):
         files.write_text(written[0], "\n".join(lines) + "\n")
-        figures.variances(last, config.name).savefig(written[1])
-        if values.trajectory:
-            written.append(out / "trajectory.png")
-            figures.variances_along(rows, config.name).savefig(written[2])
+        for name, picture in figures.pictures(rows, config.name).items():
+            written.append(out / f"{name}.png")
+            picture.savefig(written[-1])
     print(f"Written to {', '.join(map(str, written))}.")
 
 

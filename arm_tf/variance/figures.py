@@ -15,6 +15,18 @@ from arm_tf import estimators
 from arm_tf.figures import DPI, STYLE, estimator_style
 
 
+def pictures(rows: Sequence[dict[str, typing.Any]], title: str) -> dict[str, Figure]:
+    """The figures of a comparison, as of `variances_along`, by file name without its ending.
+
+    "variance", of the last step, and, where there are several steps, "trajectory".
+    """
+    steps = list(dict.fromkeys(row["step"] for row in rows))
+    found = {"variance": variances([row for row in rows if row["step"] == steps[-1]], title)}
+    if len(steps) > 1:
+        found["trajectory"] = variances_along(rows, title)
+    return found
+
+
 def variances(rows: Sequence[dict[str, typing.Any]], title: str) -> Figure:
     """Figure of several estimators' gradients in the logits: deviation against bias and time.
 
