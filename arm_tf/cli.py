@@ -6,6 +6,7 @@ import os
 import pathlib
 import sys
 import tempfile
+import textwrap
 import typing
 from collections.abc import Callable, Sequence
 
@@ -29,7 +30,7 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     for field in dataclasses.fields(config.Config):
         help: str = field.metadata["help"]
         default: typing.Any = field.default
-        if field.metadata["choices"]:
+        if field.metadata["choices"] and "--estimator=help" not in help:
             help += f" One of: {', '.join(field.metadata['choices'])}."
         if field.type is bool:
             flags.DEFINE_bool(field.name, default, help, flag_values=flag_values)
@@ -249,7 +250,35 @@ def with_flag_files(arguments: Sequence[str], within: Sequence[str] = ()) -> lis
     return expanded
 
 
+def _help() -> str:
+    """What --help prints: docstring, common settings, the program's flags, settings by kind."""
+    fields = dataclasses.fields(config.Config)
+    settings = fields if all(field.name in flags.FLAGS for field in fields) else ()
+    known = {field.name for field in settings}
+    own = [flag.name for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0])]
+    groups = {
+        "settings that people vary": [f.name for f in settings if f.metadata["common"]],
+        "flags of this program": [name for name in own if name not in known],
+    }
+    for kind, what in config.KINDS.items():
+        groups[f"{kind}: {what}"] = [
+            f.name for f in settings if f.metadata["of"] == kind and not f.metadata["common"]
+        ]
+    lines = [(sys.modules["__main__"].__doc__ or "").rstrip()]
+    for title, names in groups.items():
+        lines += ["", f"{title}:"] if names else []
+        for name in names:
+            flag = flags.FLAGS[name]
+            default = f" (default: {flag.default_as_str})" if flag.default_as_str else ""
+            text = f"--{'[no]' * flag.boolean}{name}: {flag.help}{default}"
+            lines.append(textwrap.fill(text, 100, initial_indent="  ", subsequent_indent="      "))
+    return "\n".join([*lines, "", "--helpfull lists the flags of all libraries, too."])
+
+
 def _parse_flags(argv: list[str]) -> list[str]:
+    if {"--help", "-help", "-h", "-?"} & set(argv[1:]):
+        print(_help())
+        sys.exit(0)
     try:
         return flags.FLAGS([argv[0], *with_flag_files(argv[1:])])
     except (flags.Error, ValueError) as error:  # the second for a value of --noNAME

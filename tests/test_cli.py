@@ -19,7 +19,7 @@ from small_runs import assert_same_run
 from arm_tf import data, estimators
 from arm_tf.errors import RunError
 from arm_tf.training import run_folder
-from arm_tf.training.config import Config
+from arm_tf.training.config import KINDS, Config
 
 ROOT = pathlib.Path(__file__).parents[1]
 FAST = ("--units=8", "--eval_samples=2", "--test_samples=30", "--test_images=200",
@@ -49,6 +49,13 @@ def test_help_lists_the_flags(module):
     process = call(module, "--help")
     assert process.returncode == 0 and not process.stderr
     assert "--data_dir" in process.stdout and "Folder" in process.stdout
+    if module != "evaluate":
+        heads = re.findall(
+            r"^(\w[\w ]*):", process.stdout.partition("\n\nsettings")[2], re.MULTILINE
+        )
+        assert heads == ["flags of this program", *KINDS]
+        assert process.stdout.index("--estimator:") < process.stdout.index("--units:")
+        assert max(map(len, process.stdout.splitlines())) <= 100
     assert_one_line(call(module, "--help_me"), "Unknown command line flag 'help_me'")
 
 

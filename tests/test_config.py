@@ -10,8 +10,9 @@ from absl import flags
 
 from arm_tf import cli, estimators, report
 from arm_tf.errors import ConfigError
+from arm_tf.training import config as config_module
 from arm_tf.training import run_folder
-from arm_tf.training.config import Config
+from arm_tf.training.config import KINDS, Config, names_of
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -257,3 +258,42 @@ def test_an_unknown_experiment_is_one_line_with_a_guess():
     ):
         with pytest.raises(ConfigError, match=f"'{LINEAR}s'; most like it: {LINEAR}, .*=help"):
             build(f"{LINEAR}s")
+
+
+def test_every_setting_has_a_kind():
+    kinds = {field.name: field.metadata["of"] for field in dataclasses.fields(Config)}
+    assert set(kinds.values()) == set(KINDS)
+    assert all(kinds[option] == "estimator" for option in estimators.OPTIONS)
+    names = [name for kind in KINDS for name in names_of(kind)]
+    assert sorted(names) == sorted(kinds)
+    with pytest.raises(TypeError, match="missing 1 required keyword-only argument: 'of'"):
+        config_module._setting(3, "Of no kind.")
+
+
+ANOTHER = {
+    "experiment": LINEAR, "data_dir": "x", "logdir": "x", "name": "x", "keep_epochs": (3,),
+    "image_shape": (14, 56), "valid_images": 3, "test_images": 3, "max_steps": 3, "seed": 3,
+    "track_variance": ("arm",),
+}  # fmt: skip
+
+
+def another(field):
+    """A value of a setting that is not its default."""
+    value = getattr(Config(), field.name)
+    if field.name in ANOTHER:
+        return ANOTHER[field.name]
+    if field.metadata["choices"]:
+        return next(name for name in field.metadata["choices"] if name != value)
+    if isinstance(value, tuple):
+        return (0.25, 0.5)
+    return not value if isinstance(value, bool) else 2 * value
+
+
+@pytest.mark.parametrize("field", dataclasses.fields(Config), ids=lambda field: field.name)
+def test_what_is_computed_and_the_name_follow_from_all_settings_but_those_of_a_place(field):
+    changed = Config(**{field.name: another(field)})
+    is_place = field.metadata["of"] == "place"
+    assert changed.differences(Config()) == ([] if is_place else [field.name]) or (
+        field.name == "estimator"  # whose number of samples is another, too
+    )
+    assert (dataclasses.replace(changed, name=None).name == Config().name) == is_place

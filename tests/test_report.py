@@ -376,7 +376,9 @@ def test_a_table_holds_all_that_the_folders_of_its_runs_do(tmp_path):
     table.mkdir()
     write_run(folders / "deep" / "arm", LINEAR, {"test_nll": float("nan")}, METRICS)
     tracked = METRICS.replace("seconds", "seconds,variance_arm").replace("5,1,1,", "5,1,1,nan,")
-    write_run(folders / "loo", {**LINEAR, "estimator": "loo"}, {}, tracked.replace("2,2,", "2,2,,"))
+    write_run(
+        folders / "loo", {**LINEAR, "estimator": "loo"}, {}, tracked.replace("2,2,", "2,2,0.5,")
+    )
     (folders / "loo" / "variance.csv").write_text(
         "estimator,samples,variance_weights\nloo,3,0.5\n", encoding="utf-8"
     )

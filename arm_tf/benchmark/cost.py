@@ -11,7 +11,7 @@ from arm_tf.benchmark.bench import MODELS, Bench
 from arm_tf.benchmark.timing import measure, random_images, spread
 from arm_tf.data import Dataset
 from arm_tf.training import workers
-from arm_tf.training.config import INCIDENTAL, Config
+from arm_tf.training.config import Config, names_of
 
 _Name = typing.TypeVar("_Name")
 
@@ -130,7 +130,7 @@ def measure_speeds(
         print(experiment, flush=True)
         benches = {}
         for cell in group:
-            step = {name: v for name, v in cells[cell].items() if name not in INCIDENTAL}
+            step = {name: v for name, v in cells[cell].items() if name not in names_of("execution")}
             config = Config(**{**step, "epochs": rounds + 5, "max_steps": None})
             images = random_images(
                 config.steps_per_loop * config.batch_size, config.dataset.endswith("_dynamic")

@@ -15,9 +15,6 @@ from arm_tf import experiments, files
 from arm_tf.errors import RunError
 from arm_tf.training import config, run_folder
 
-# Settings in which runs of one experiment may differ from the paper's without a word.
-_INCIDENTAL = {"seed", "epochs", "max_steps", *config.INCIDENTAL}
-
 SPEEDS = "speeds.json"  # the file, in a folder with runs
 TABLE, _METRICS = "runs.json", "metrics.csv"  # of a table of runs
 
@@ -109,8 +106,9 @@ class Run:
     @property
     def departures(self) -> dict[str, typing.Any]:
         """Settings that are not the paper's; a dict, with any K but the estimator's usual one."""
+        without_a_word = config.names_of("trial", "execution")
         changed = sorted(self.config.changed.items())
-        return {name: value for name, value in changed if name not in _INCIDENTAL}
+        return {name: value for name, value in changed if name not in without_a_word}
 
     @property
     def picture(self) -> str:

@@ -12,7 +12,7 @@ from arm_tf import estimators
 from arm_tf.errors import ConfigError, RunError
 from arm_tf.experiments import Experiment
 from arm_tf.training import run_folder, scheduler, trials
-from arm_tf.training.config import INCIDENTAL, Config
+from arm_tf.training.config import Config, names_of
 
 
 def grid(
@@ -74,8 +74,9 @@ def runs_in(logdir: str | os.PathLike[str]) -> list[Config]:
 
 def find_finished(cells: Sequence[scheduler.Job], runs: Iterable[Config]) -> None:
     """Lets finished ones among the runs stand for cells from which they differ incidentally."""
+    incidental = names_of("execution")
     settings = lambda config: [*config.settings().items(), ("logdir", config.logdir)]
-    key = lambda config: tuple((k, v) for k, v in settings(config) if k not in INCIDENTAL)
+    key = lambda config: tuple((k, v) for k, v in settings(config) if k not in incidental)
     finished: dict[Hashable, Config] = {}
     for config in runs:
         result = None

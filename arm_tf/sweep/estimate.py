@@ -9,16 +9,9 @@ import statistics
 import typing
 from collections.abc import Hashable, Iterable
 
-from arm_tf import estimators
 from arm_tf.errors import RunError
 from arm_tf.training import run_folder
-from arm_tf.training.config import INCIDENTAL, Config
-
-# Settings in which a run may differ from another whose pace stands in for its own: one of the same
-# estimator, or else one of any.
-_SAME_ESTIMATOR = {"seed", "learning_rate", "epochs", "max_steps", "test_samples"}
-_ANY_ESTIMATOR = {*_SAME_ESTIMATOR, *INCIDENTAL, *estimators.OPTIONS, "estimator", "num_samples",
-                  "decoder_samples", "estimator_learning_rate", "track_variance"}  # fmt: skip
+from arm_tf.training.config import Config, names_of
 
 _REST = 5  # evaluations of f that the rest of a step takes as long as, by those of ARM and LeGrad
 
@@ -70,10 +63,10 @@ class Paces:
     def left(self, configs: Iterable[Config]) -> Left:
         """What is left of the runs of some configurations.
 
-        A run goes on at its own pace, or else at the mean pace of those that differ from it in
-        learning rate and seed, or else in the estimator, too, in proportion to the evaluations of f
-        and five more for the rest of a step, a rule of thumb. Starts and final tests are not
-        counted.
+        A run goes on at its own pace, or else at the mean pace of those of the same data, model,
+        estimator and execution, or else of the same data and model, in proportion to the
+        evaluations of f and five more for the rest of a step, a rule of thumb. Starts and final
+        tests are not counted.
 
         Args:
           configs: of the runs.
@@ -126,8 +119,7 @@ def _is_finished(path: pathlib.Path) -> bool:
 
 def _keys(config: Config) -> list[Hashable]:
     """What runs have in common whose pace is the same, the closest first."""
-    settings = config.settings()
     return [
-        tuple((name, value) for name, value in settings.items() if name not in varied)
-        for varied in (_SAME_ESTIMATOR, _ANY_ESTIMATOR)
+        tuple((name, getattr(config, name)) for name in names_of(*kinds))
+        for kinds in (("data", "model", "estimator", "execution"), ("data", "model"))
     ]

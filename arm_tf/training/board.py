@@ -14,11 +14,8 @@ from tensorboard.plugins.hparams import api as hparams
 from tensorboard.plugins.hparams import api_pb2
 from tensorboard.plugins.hparams.summary import session_end_pb
 
-from arm_tf.training.config import Config
+from arm_tf.training.config import Config, names_of
 
-# Settings that are no columns: how a run is measured and executed; what the estimator implies.
-_LEFT_OUT = {"valid_images", "test_images", "eval_every", "eval_samples", "test_samples",
-             "track_variance", "steps_per_loop", "jit", "tf32"}  # fmt: skip
 # The HParams tab, which sorts a dash before a slash, has these before "bounds/", other tabs after.
 _FIGURES = {
     "bounds-final/test_neg_elbo": "test_neg_elbo",
@@ -42,7 +39,8 @@ def write_settings(config: Config) -> None:
     unset = {name for name, value in settings.items() if value in (None, "")}
     rows = [f"| {n} | {'unset' if n in unset else v} |" for n, v in settings.items()]
     tf.summary.text("settings", "\n".join(["| setting | value |", "|---|---|", *rows]), step=0)
-    columns = {n: v for n, v in settings.items() if n not in unset | _LEFT_OUT}
+    left_out = {*unset, *names_of("evaluation", "execution")}
+    columns = {n: v for n, v in settings.items() if n not in left_out}
     hparams.hparams(columns, trial_id="")  # never one row for several runs
     charts = {"gradient norms": "gradient_norm/", "steps a second": "training/steps_per_second"}
     if config.track_variance:

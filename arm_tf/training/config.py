@@ -12,10 +12,17 @@ from collections.abc import Mapping, Sequence
 from arm_tf import data, estimators, experiments
 from arm_tf.errors import ConfigError
 
-# Do not change what is computed.
-_WHERE = {"experiment", "logdir", "name", "data_dir", "distribute", "keep_epochs"}
-# In which runs that are compared may differ.
-INCIDENTAL = {"jit", "steps_per_loop", "eval_every"}
+# What a setting may be of, and of what such settings decide.
+KINDS = {
+    "data": "what is trained on",
+    "model": "the network",
+    "estimator": "the gradient",
+    "optimiser": "a step along it",
+    "trial": "how long, and with which random numbers",
+    "evaluation": "the bounds that are reported",
+    "execution": "how fast; runs that are compared may differ in it",
+    "place": "where, and under which name; nothing that is computed",
+}
 _FLOAT_LIMIT = 1e30  # float32 must hold the numbers
 # Fit for paths and flag files.
 _LINE = re.compile(r"[^\x00-\x1f\x7f\x85\u2028\u2029\ud800-\udfff]+")
@@ -30,11 +37,21 @@ def _setting(
     choices: Sequence[str] | None = None,
     low: float | None = None,
     high: float = 2**31 - 1,
+    *,
+    of: str,
+    common: bool = False,
 ) -> typing.Any:
-    """A field with its help text, its choices, its least value, and its greatest (integers)."""
-    return dataclasses.field(
-        default=default, metadata=dict(help=help, choices=choices, low=low, high=high)
-    )
+    """A field that knows its kind.
+
+    Args:
+      default, help: the value where none is given, and what --help says.
+      choices: the values that it may have, or None for any.
+      low, high: the least number and, of integers, the greatest.
+      of: one of KINDS.
+      common: whether people vary it, so that the name of a run says it and --help says it first.
+    """
+    metadata = dict(help=help, of=of, choices=choices, low=low, high=high, common=common)
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 class _Filled:
@@ -74,7 +91,8 @@ def _with_options(cls: type) -> type:
                         "give it another."
                     )
                 settings[option.name] = type(option.default)
-                setattr(cls, option.name, _setting(option.default, option.help, low=option.low))
+                setting = _setting(option.default, option.help, of="estimator", low=option.low)
+                setattr(cls, option.name, setting)
     cls.__annotations__ = settings
     return cls
 
@@ -96,75 +114,103 @@ class Config:
         None,
         "Experiment of a paper, whose settings hold where no flag says otherwise; "
         "--experiment=help lists them with a line each.",
+        of="place",
+        common=True,
     )
     dataset: str = _setting(
         "glyphs",
         "Which data to train on: a FILE.npz or FILE.npy of your own, or a name.",
         data.DATASETS,
+        of="data",
+        common=True,
     )
     data_dir: str | None = _setting(
-        None, "Folder with data files that are already there; unset: download on first use."
+        None,
+        "Folder with data files that are already there; unset: download on first use.",
+        of="place",
     )
     image_shape: tuple | None = _setting(
         None,
         "Height and width of the images in a file of your own, such as 28,28; unset: guessed.",
+        of="data",
     )
     valid_images: int | None = _setting(
-        None, "Use only the first so many validation images; unset: all.", low=1
+        None, "Use only the first so many validation images; unset: all.", low=1, of="evaluation"
     )
     test_images: int | None = _setting(
-        None, "Use only the first so many test images; unset: all.", low=1
+        None, "Use only the first so many test images; unset: all.", low=1, of="evaluation"
     )
 
     model: str = _setting(
         "vae",
         "Variational autoencoder, or network for the lower half of an image given the upper.",
         ("vae", "conditional"),
+        of="model",
+        common=True,
     )
-    layers: int = _setting(1, "Number of stochastic layers.", low=1, high=1_000)
+    layers: int = _setting(
+        1, "Number of stochastic layers.", low=1, high=1_000, of="model", common=True
+    )
     network: str = _setting(
         "linear",
         "Maps between layers: one dense layer, or two more with leaky ReLU before it.",
         ("linear", "nonlinear"),
+        of="model",
+        common=True,
     )
     units: int = _setting(
-        200, "Units in each stochastic and each deterministic layer.", low=1, high=100_000
+        200,
+        "Units in each stochastic and each deterministic layer.",
+        low=1,
+        high=100_000,
+        of="model",
     )
-    leaky_slope: float = _setting(0.1, "Slope of the leaky ReLU below zero.", low=0)
+    leaky_slope: float = _setting(0.1, "Slope of the leaky ReLU below zero.", low=0, of="model")
     input_scaling: str = _setting(
         "none",
         "What the encoder sees of the pixels x: x, 2x - 1, or x minus the mean training image.",
         ("none", "symmetric", "centered"),
+        of="model",
     )
     code_scaling: str = _setting(
-        "none", "What every map sees of binary units b: b or 2b - 1.", ("none", "symmetric")
+        "none",
+        "What every map sees of binary units b: b or 2b - 1.",
+        ("none", "symmetric"),
+        of="model",
     )
     prior: str = _setting(
         "learned",
         "Logits of the top layer's prior: learned from zero, or fixed at zero.",
         ("learned", "uniform"),
+        of="model",
     )
     output_bias: str = _setting(
         "zeros",
         "Initial bias of the map to the pixels: zero, or the logit of the mean training image.",
         ("zeros", "data_mean"),
+        of="model",
     )
 
     estimator: str = _setting(
         "arm",
         "Gradient estimator; --estimator=help lists them with a line each.",
         tuple(sorted(estimators.TABLE)),
+        of="estimator",
+        common=True,
     )
     num_samples: int = _setting(
         None,
         "Noise samples of the estimator; unset: the estimator's own number.",
         low=1,
         high=100_000,
+        of="estimator",
     )
     track_variance: tuple = _setting(
         (),
-        "Estimators whose gradient variance to follow on the way, separated by commas.",
+        "Estimators whose gradient variance to follow on the way, with commas; --estimator=help "
+        "lists them.",
         tuple(sorted(estimators.TABLE)),
+        of="estimator",
     )
     decoder_samples: str = _setting(
         None,
@@ -172,56 +218,77 @@ class Config:
         "for a multi-sample bound), or the samples of the estimator, which saves evaluations; "
         "unset: the first for the ELBO, the second for a multi-sample bound.",
         ("independent", "shared"),
+        of="estimator",
     )
 
-    learning_rate: float = _setting(1e-4, "Adam's step size, encoder and decoder.", low=0)
-    encoder_betas: tuple = _setting((0.9, 0.999), "Adam's decay rates for the encoder.")
-    decoder_betas: tuple = _setting((0.9, 0.999), "Adam's decay rates for the decoder.")
-    estimator_learning_rate: float = _setting(
-        1e-3, "Adam's step size for what the estimator learns.", low=0
+    learning_rate: float = _setting(
+        1e-4, "Adam's step size, encoder and decoder.", low=0, of="optimiser"
     )
-    prior_learning_rate: float = _setting(0.01, "Step size of the prior's plain SGD.", low=0)
+    encoder_betas: tuple = _setting(
+        (0.9, 0.999), "Adam's decay rates for the encoder.", of="optimiser"
+    )
+    decoder_betas: tuple = _setting(
+        (0.9, 0.999), "Adam's decay rates for the decoder.", of="optimiser"
+    )
+    estimator_learning_rate: float = _setting(
+        1e-3, "Adam's step size for what the estimator learns.", low=0, of="estimator"
+    )
+    prior_learning_rate: float = _setting(
+        0.01, "Step size of the prior's plain SGD.", low=0, of="optimiser"
+    )
     batch_size: int = _setting(
         None,
         "Images a step; unset: 25 for OMNIGLOT and 50 otherwise.",
         low=1,
         high=100_000,
+        of="data",
     )
     epochs: int = _setting(
         100,
         "Passes over the training images; the last, incomplete batch of each is left out.",
         low=1,
+        of="trial",
     )
-    max_steps: int | None = _setting(None, "Stop after so many steps, also in mid-epoch.", low=1)
-    seed: int = _setting(0, "Determines initial weights, order of images, and noise.", low=0)
+    max_steps: int | None = _setting(
+        None, "Stop after so many steps, also in mid-epoch.", low=1, of="trial"
+    )
+    seed: int = _setting(
+        0, "Determines initial weights, order of images, and noise.", low=0, of="trial", common=True
+    )
 
-    eval_every: int = _setting(1, "Epochs between evaluations.", low=1)
+    eval_every: int = _setting(1, "Epochs between evaluations.", low=1, of="execution")
     eval_samples: int = _setting(
-        100, "Samples of the validation bound on -log p(x).", low=1, high=100_000
+        100, "Samples of the validation bound on -log p(x).", low=1, high=100_000, of="evaluation"
     )
     test_samples: int = _setting(
-        1000, "Samples of the final bounds on -log p(x).", low=1, high=100_000
+        1000, "Samples of the final bounds on -log p(x).", low=1, high=100_000, of="evaluation"
     )
     steps_per_loop: int = _setting(
-        100, "Steps in one call of the compiled loop.", low=1, high=100_000
+        100, "Steps in one call of the compiled loop.", low=1, high=100_000, of="execution"
     )
-    jit: bool = _setting(True, "Compile with XLA.")
+    jit: bool = _setting(True, "Compile with XLA.", of="execution")
     tf32: bool = _setting(
-        False, "Let NVIDIA GPUs round products to TensorFloat-32; faster, and less exact."
+        False,
+        "Let NVIDIA GPUs round products to TensorFloat-32; faster, and less exact.",
+        of="model",
     )
 
     distribute: str = _setting(
         "none",
         "Share each batch among the GPUs of a machine, or among machines as TF_CONFIG has them.",
         ("none", "mirrored", "multi_worker"),
+        of="place",
     )
     keep_epochs: tuple = _setting(
         (),
         "Epochs after which to keep the weights for good, such as 0,1,10, for arm_tf.variance.",
         low=0,
+        of="place",
     )
-    logdir: str = _setting("runs", "Folder that holds the folders of runs.")
-    name: str = _setting(None, "Name of the run's folder; unset: built from the settings.")
+    logdir: str = _setting("runs", "Folder that holds the folders of runs.", of="place")
+    name: str = _setting(
+        None, "Name of the run's folder; unset: built from the settings.", of="place"
+    )
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -289,7 +356,6 @@ class Config:
 
     def _default_name(self) -> str:
         """Names the settings that people vary, and a digest of any others that are not default."""
-        named = {"dataset", "model", "network", "layers", "estimator", "seed"}
         model = "" if self.model == "vae" else f"{self.model}-"
         dataset = self.dataset
         if data.is_file(dataset):
@@ -299,7 +365,8 @@ class Config:
         others = {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
-            if field.name not in named | _WHERE
+            if field.metadata["of"] != "place"
+            and not field.metadata["common"]
             and getattr(self, field.name) != usual.get(field.name, field.default)
         }
         if others.get("decoder_samples") in _EARLIER_WORDS:
@@ -332,7 +399,8 @@ class Config:
 
     def settings(self) -> dict[str, typing.Any]:
         """The settings that determine what is computed; a dict."""
-        return {name: v for name, v in dataclasses.asdict(self).items() if name not in _WHERE}
+        place = names_of("place")
+        return {name: v for name, v in dataclasses.asdict(self).items() if name not in place}
 
     def differences(self, other: "Config") -> list[str]:
         """Names of the settings in which what two runs compute differs."""
@@ -387,6 +455,11 @@ class Config:
     def flag_file(self) -> str:
         """The configuration as the text of a flag file, one `--name=value` a line."""
         return flag_file(dataclasses.asdict(self))
+
+
+def names_of(*kinds: str) -> list[str]:
+    """Names of the settings of some kinds."""
+    return [field.name for field in dataclasses.fields(Config) if field.metadata["of"] in kinds]
 
 
 def _usual(dataset: str, estimator: str) -> dict[str, typing.Any]:

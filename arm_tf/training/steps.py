@@ -13,12 +13,10 @@ from arm_tf.data import Dataset
 from arm_tf.expectation import GradientEstimator
 from arm_tf.models.network import BinaryNetwork
 from arm_tf.training import replicas
-from arm_tf.training.config import Config
+from arm_tf.training.config import Config, names_of
 from arm_tf.training.tracker import VarianceTracker
 
 _MODELS = {"vae": models.BinaryVAE, "conditional": models.ConditionalNetwork}
-_MODEL_SETTINGS = ("network", "units", "leaky_slope", "input_scaling", "code_scaling",
-                   "output_bias", "seed")  # fmt: skip
 _ADAM_EPSILON = 1e-8  # that of TensorFlow 1, which the paper's experiments used
 
 
@@ -36,13 +34,18 @@ def precision(config: Config) -> Iterator[None]:
 def build_model(config: Config, dataset: Dataset) -> BinaryNetwork:
     """The model that a configuration describes, freshly initialised."""
     height, width = dataset.image_shape
-    options = {"prior": config.prior} if config.model == "vae" else {"upper": height // 2 * width}
-    return _MODELS[config.model](
+    settings = {name: getattr(config, name) for name in names_of("model")}
+    del settings["tf32"]  # which `precision` is for
+    kind, num_layers = settings.pop("model"), settings.pop("layers")
+    if kind == "conditional":
+        settings["upper"] = height // 2 * width
+        del settings["prior"]
+    return _MODELS[kind](
         dataset.train.shape[1],
-        config.layers,
+        num_layers,
         pixel_mean=dataset.train_mean,
-        **{name: getattr(config, name) for name in _MODEL_SETTINGS},
-        **options,
+        seed=config.seed,
+        **settings,
     )
 
 
