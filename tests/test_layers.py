@@ -323,3 +323,17 @@ def test_documented_example_finds_the_exact_posterior():
     found = names["logits"].numpy()
     np.testing.assert_allclose(1 / (1 + np.exp(-found)), 1 / (1 + np.exp(-exact)), atol=0.02)
     assert (exact[:2] > 2).all() and (exact[2:] < -2).all()  # far from where it began
+
+
+def test_documented_recurrent_example_learns():
+    """From chance, log 2 nats, once the first input is passed on through two steps of bits."""
+    (example,) = (e for e in EXAMPLES if "class Remember" in e)
+    keras.utils.set_random_seed(0)
+    names = {"__name__": "model"}
+    exec(compile(example, "docs/model.md", "exec"), names)
+    x = np.random.default_rng(0).normal(size=(1000, 3)).astype("float32")
+    model = names["Remember"]()
+    model.compile(keras.optimizers.Adam(0.05))
+    y = (x[:, 0] > 0).astype("float32")
+    losses = model.fit(x, y, batch_size=50, epochs=15, verbose=0).history["cross_entropy"]
+    assert losses[0] > 0.6 and losses[-1] < 0.5

@@ -21,10 +21,10 @@ class Rest:
     other data, whose samples are independent of b_n, the gradient of E[f_n(b_n) / N] in the logits
     of n is that of E[L], whatever L is. Each way gives f for all n, at S samples of each:
 
-    - `by_batch` is the definition: S N passes of the batch through the steps after the layer.
-    - `by_output` is it if these steps treat the rows of a batch one by one. All samples pass
+    - "batch" is the definition: S N passes of the batch through the steps after the layer.
+    - "output" is it if these steps treat the rows of a batch one by one. All samples pass
       through them as one batch of S N rows; the loss alone is evaluated S N times.
-    - `by_datum` is it, but for a constant, if the loss is a sum over the data, too: each of the S
+    - "datum" is it, but for a constant, if the loss is a sum over the data, too: each of the S
       batches has an addend for each datum.
 
     Args:
@@ -65,10 +65,10 @@ class Rest:
         samples = b.shape[0]
         merged = tf.reshape(b, tf.concat([[samples * self.size], tf.shape(self.logits)[1:]], 0))
         merged = tf.cast(merged, self.layer.compute_dtype)
-        values = getattr(self, f"by_{way}")(merged, samples, noise, sample)
+        values = getattr(self, f"_by_{way}")(merged, samples, noise, sample)
         return self.divisor * tf.cast(tf.reshape(values, [samples, self.size]), self.divisor.dtype)
 
-    def by_datum(
+    def _by_datum(
         self, b: tf.Tensor, samples: int, noise: dict[int, tf.Tensor], sample: Callable
     ) -> tf.Tensor:
         outputs, penalties = self._outputs(b, samples, noise, sample)
@@ -83,7 +83,7 @@ class Rest:
             return tf.stack([each(s) for s in range(samples)]) + penalties
         return over(each, tf.range(samples), self.divisor.dtype) + penalties
 
-    def by_output(
+    def _by_output(
         self, b: tf.Tensor, samples: int, noise: dict[int, tf.Tensor], sample: Callable
     ) -> tf.Tensor:
         outputs, penalties = self._outputs(b, samples, noise, sample)
@@ -101,7 +101,7 @@ class Rest:
         totals = over(each, tf.range(samples * self.size), self.divisor.dtype) - total(path)
         return tf.reshape(totals, [samples, self.size]) + penalties
 
-    def by_batch(
+    def _by_batch(
         self, b: tf.Tensor, samples: int, noise: dict[int, tf.Tensor], sample: Callable
     ) -> tf.Tensor:
         on_path = self.path.values[self.path.graph.steps[self.site].writes[0]]
