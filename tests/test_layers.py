@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import warnings
 
 import keras
 import numpy as np
@@ -307,7 +308,9 @@ def test_readme_example_learns_to_compress(capsys):
     assert len(example.splitlines()) < 25
     keras.utils.set_random_seed(0)
     names = {"__name__": "readme"}
-    exec(compile(example, "README.md", "exec"), names)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        exec(compile(example, "README.md", "exec"), names)
     assert names["wrong"] < 0.005
     assert f"{names['wrong']:.1%} of the pixels" in capsys.readouterr().out
 

@@ -38,7 +38,7 @@ class Path:
     ) -> None:
         self.graph, self.inputs = Graph(model), inputs
         # Everything that the pass reads, before a layer moves its averages, states or seeds.
-        self._state = [(v, tf.convert_to_tensor(v.value)) for v in _variables(model)]
+        self._state = [(v, tf.convert_to_tensor(v.value)) for v in variables(model)]
         self._symbols, self._structure = model.inputs, model.outputs
         if isinstance(model, keras.Function):
             self._symbols, self._structure = model.input, model.output
@@ -131,7 +131,7 @@ class Path:
         return [value(slot) for slot in self.graph.outputs], regularised
 
 
-def _variables(model: keras.Model) -> list[keras.Variable]:
+def variables(model: keras.Model) -> list[keras.Variable]:
     """All that the layers hold, with those that Keras does not list, as a stateful RNN's states."""
     found = list(model.variables)
     for layer in model._flatten_layers():

@@ -5,6 +5,8 @@ change. A way is taken if it gives what the definition gives, and if nothing of 
 moves, to the last bit.
 """
 
+import contextlib
+import functools
 import typing
 from collections.abc import Callable, Sequence
 
@@ -14,7 +16,7 @@ import tensorflow as tf
 
 from arm_tf.layers import eagerly
 from arm_tf.stochastic_model.batch_loss import BatchLoss
-from arm_tf.stochastic_model.path import Path
+from arm_tf.stochastic_model.path import Path, variables
 from arm_tf.stochastic_model.rest import Rest
 
 WAYS = ("datum", "output", "batch")  # from the cheapest to the one that is always right
@@ -33,11 +35,11 @@ def find(
       loss_model: the compiled model around it.
       x, y, weight: a batch, of which kinds and shapes matter.
     """
-    try:
-        seeds = range(_TRIALS)
-        tries = eagerly(lambda: [_try(model, loss_model, x, y, weight, seed) for seed in seeds])
-    except Exception:  # whatever made-up data do to a model or loss: nothing is known
-        tries = []
+    tries: list[dict[int, int]] = []
+    each = lambda size: [_try(model, loss_model, x, y, weight, size, s) for s in range(_TRIALS)]
+    for size in dict.fromkeys([_BATCH, model.inputs[0].shape[0]]):  # some take no other than theirs
+        with contextlib.suppress(Exception):  # whatever made-up data do to a model or loss
+            tries = tries or eagerly(functools.partial(each, size))
     best = lambda site: max((found[site] for found in tries), default=_NONE_SEEN)
     return {site: WAYS[best(site)] for site in Path.sites(model)}
 
@@ -48,15 +50,15 @@ def _try(
     x: typing.Any,
     y: typing.Any,
     weight: typing.Any,
+    size: int,
     seed: int,
 ) -> dict[int, int]:
     """The way for each sampling step on one made-up batch; `_NONE_SEEN` where nothing changes."""
     rng = np.random.default_rng(seed)
-    size = model.inputs[0].shape[0] or _BATCH
     made_up = lambda low, structure: keras.tree.map_structure(
         lambda t: None if t is None else _like(t, size, low, rng), structure
     )
-    state = [(v, v.value + _uniform(v, rng)) for v in model.trainable_variables if seed > 0]
+    state = [(v, _weights(v, seed > 0, rng)) for v in variables(model)]
     with keras.StatelessScope(state_mapping=state, collect_losses=True):
         path = Path(
             model,
@@ -82,7 +84,7 @@ def _way(rest: Rest, draw: Callable[[Sequence[int]], np.ndarray]) -> int:
     bits = path.values[path.graph.steps[rest.site].writes[0]].numpy()
     other = draw(bits.shape).astype(bits.dtype)
     size = len(bits)
-    rows = range(size)
+    rows = range(min(size, _BATCH))
 
     def passed(b):
         with path.scope() as scope:
@@ -111,7 +113,8 @@ def _way(rest: Rest, draw: Callable[[Sequence[int]], np.ndarray]) -> int:
         f = lambda *bs: rest(way, tf.reshape(np.stack(bs), [len(bs), size, -1]), noise).numpy()
         scale = np.abs(definition).max() * 1e-3
         scale += 1e-5 * divisor * abs(on_path)
-        close = lambda f_other, f_bits: np.abs(f_other - f_bits - definition).max() <= scale
+        rise = lambda f_other, f_bits: (f_other - f_bits)[: len(rows)]
+        close = lambda f_other, f_bits: np.abs(rise(f_other, f_bits) - definition).max() <= scale
         if not close(f(other)[0], f(bits)[0]):
             return False
         twice = f(bits, bits)  # differs where layers draw noise of their own, for each row
@@ -145,8 +148,14 @@ def _alone(before: list[tf.Tensor], after: list[list[tf.Tensor]], size: int) -> 
     return alone, moved
 
 
-def _uniform(variable: keras.Variable, rng: np.random.Generator) -> tf.Tensor:
-    return tf.cast(0.5 * rng.uniform(size=variable.shape), variable.dtype)
+def _weights(variable: keras.Variable, others: bool, rng: np.random.Generator) -> tf.Tensor:
+    """A variable's value, or another one; the first trace of a step knows variables without any."""
+    has_value = bool(variable.value.is_initialized())
+    value = tf.convert_to_tensor(variable.value) if has_value else tf.zeros(variable.shape)
+    value = tf.cast(value, variable.dtype)
+    if not value.dtype.is_floating or (has_value and not (others and variable.trainable)):
+        return value
+    return value + tf.cast(0.5 * rng.uniform(size=variable.shape), value.dtype)
 
 
 def _like(t: typing.Any, size: int, low: float | None, rng: np.random.Generator) -> typing.Any:
