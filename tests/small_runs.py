@@ -1,5 +1,6 @@
 """Small runs for tests: their data, their settings, and whether two of them are the same."""
 
+import contextlib
 import signal
 
 import numpy as np
@@ -57,18 +58,52 @@ def run(config, dataset):
     return folder
 
 
-def run_stopped_at(step, config, dataset, monkeypatch):
-    """Starts a run that is asked to stop when it comes to a step."""
+@contextlib.contextmanager
+def eager(eagerly=True):
+    """Within it TensorFlow's functions run without being traced, or are traced again."""
+    before = tf.config.functions_run_eagerly()
+    tf.config.run_functions_eagerly(eagerly)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(before)
+
+
+@contextlib.contextmanager
+def before_steps(action, monkeypatch):
+    """Within it, `action(running)` is called before a run takes its next steps, each time."""
     run_steps = session.Run.run_steps
 
-    def stopping(running):
-        if running.step == step:
-            signal.raise_signal(signal.SIGTERM)
+    def wrapper(running):
+        action(running)
         return run_steps(running)
 
     with monkeypatch.context() as patch:
-        patch.setattr(session.Run, "run_steps", stopping)
+        patch.setattr(session.Run, "run_steps", wrapper)
+        yield
+
+
+def asked_to_stop_at(step, monkeypatch):
+    """A context in which a run is asked to stop when it comes to a step."""
+
+    def ask(running):
+        if running.step == step:
+            signal.raise_signal(signal.SIGTERM)
+
+    return before_steps(ask, monkeypatch)
+
+
+def run_stopped_at(step, config, dataset, monkeypatch):
+    """Starts a run that is asked to stop when it comes to a step."""
+    with asked_to_stop_at(step, monkeypatch):
         return run(config, dataset)
+
+
+def assert_one_line(process, message, status=(1, 2)):
+    """A command has ended with an error of one line that holds a message."""
+    assert process.returncode in status, process.stderr
+    assert len(process.stderr.strip().splitlines()) == 1, process.stderr
+    assert process.stderr.startswith("Error: ") and message in process.stderr, process.stderr
 
 
 def weights(folder):

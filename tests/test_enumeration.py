@@ -4,9 +4,7 @@ import itertools
 
 import numpy as np
 import oracles
-import pytest
 import tensorflow as tf
-import test_models
 
 from arm_tf import bernoulli, chain, estimators
 
@@ -80,21 +78,3 @@ def test_straight_through_where_f_and_probabilities_are_linear():
     st = mean("st", f, kernel)
     np.testing.assert_allclose(mean("psa", f, kernel), st, rtol=0, atol=1e-10)
     assert np.abs(st[1]) > 1e-6  # f sees this unit through the later layer alone
-
-
-@pytest.mark.parametrize("num_layers, flips", [(1, 1), (2, 3), (3, 6)])
-def test_evaluations_are_those_of_the_flips_of_every_later_layer(num_layers, flips):
-    model = test_models.make_model(num_layers)
-    counted, log_weight = [], model.log_weight
-
-    def counting(x, path, logits):
-        counted.append(max(b.shape[0] for b in path))
-        return log_weight(x, path, logits)
-
-    model.log_weight = counting
-    psa = model.gradient_estimators("psa")
-    u = tf.random.stateless_uniform(
-        [model.noise_rows(psa, "shared"), 1, 2], [0, 0], dtype=tf.float64
-    )
-    model.losses(test_models.X, u, psa, "shared")
-    assert sum(counted) == model.evaluations(psa, "shared") == flips * 3

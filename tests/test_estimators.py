@@ -9,6 +9,7 @@ import proofs
 import pytest
 import scipy.stats
 import tensorflow as tf
+from kinds import each_kind
 from matplotlib.mathtext import MathTextParser
 
 import arm_tf
@@ -59,6 +60,7 @@ def moments(name, f, logits, num_samples=None):
 
 AVERAGES = {"ar", "reinforce", "arm", "disarm", "legrad", "ram"}
 ELBO = sorted(name for name, row in estimators.TABLE.items() if row.objective == "elbo")
+OF_FUNCTIONS = [name for name, row in estimators.TABLE.items() if not row.rule]
 
 
 @pytest.mark.parametrize("name", sorted(estimators.TABLE))
@@ -164,12 +166,12 @@ def test_nvil_baseline_fits_the_values():
     f = lambda b, sample=None: tf.reduce_sum(logits, -1) * 10 + tf.reduce_sum(b, -1)
     parameters = {key: tf.constant(v, tf.float64) for key, v in row.initial_parameters(3).items()}
     spread = []
-    for _ in range(300):
+    for _ in range(120):
         u = tf.constant(rng.uniform(size=(1, 200, 3)))
         estimate = row(f, logits, u, parameters)
         spread.append(np.mean(estimate.grad_logits**2))
         for key, grad in estimate.parameter_grads.items():
-            parameters[key] -= 0.002 * grad
+            parameters[key] -= 0.005 * grad
         parameters |= estimate.new_parameters
     assert np.mean(spread[-20:]) < 0.1 * spread[0]
 
@@ -185,7 +187,7 @@ def test_samples_are_averaged(name):
     np.testing.assert_allclose(grad, np.mean([g for _, g in singles], axis=0), atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ELBO)
+@pytest.mark.parametrize("name", OF_FUNCTIONS)
 def test_evaluations_are_as_many_as_the_table_says(name):
     counted = []
 
@@ -200,7 +202,7 @@ def test_evaluations_are_as_many_as_the_table_says(name):
     assert row.evaluations(4, 3) == eval(cost, {"K": 4, "V": 3})
 
 
-@pytest.mark.parametrize("name", ELBO)
+@pytest.mark.parametrize("name", OF_FUNCTIONS)
 def test_extreme_logits_stay_finite(name):
     extreme = 40.0 if name in ("nvil", "relax") else np.inf  # which have the logits in a network
     logits = tf.constant([[40.0, -40.0, 0.0], [-extreme, extreme, 40.0]])
@@ -209,6 +211,25 @@ def test_extreme_logits_stay_finite(name):
     for noise in (u, np.zeros_like(u)):
         value, grad = gradient_at(name, quadratic(3, "float32"), logits, tf.constant(noise))
         assert np.isfinite(value).all() and np.isfinite(grad).all()
+
+
+@pytest.mark.parametrize("name", each_kind(OF_FUNCTIONS))
+def test_eager_graph_and_xla_agree(name):
+    """In single precision, with learned parameters, and where noise and logits are extreme."""
+    row, num_samples = estimators.check(name, None)
+    logits = np.array([[40.0, -40.0, 0.0], [-40.0, 40.0, 40.0], [0.3, -1.2, 2.0]], "float32")
+    u = RNG.uniform(size=(row.rows(num_samples, 3), 3, 3)).astype("float32")
+    learned = proofs.parameters_of(row, 3, 0, "float32")
+    f = lambda b, sample=None: tf.reduce_sum(b[..., :2] * b[..., 1:], -1) - b[..., 0]
+    call = lambda u: row(f, tf.constant(logits), u, *([learned] if learned else []))
+    compiled = tf.function(call), tf.function(call, jit_compile=True)
+    for noise in (u, np.zeros_like(u), np.full_like(u, 1 - 2**-24)):
+        eager = call(tf.constant(noise))
+        for function in compiled:
+            results = function(tf.constant(noise))
+            for got, want in zip(tf.nest.flatten(results), tf.nest.flatten(eager), strict=True):
+                assert np.isfinite(got).all()
+                np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", [n for n in ELBO if not estimators.TABLE[n].derivative])
@@ -273,22 +294,6 @@ def test_gaussian_copula_correction_is_the_bivariate_normal(num_samples):
         b = z < h if p <= 0.5 else ~(z < -h)
         expected = np.sum((b - b.mean()) * (b - p)) / (num_samples - 1) * p * (1 - p) / gap
         np.testing.assert_allclose(grad, [[expected]], rtol=1e-5, atol=1e-9)
-
-
-@pytest.mark.parametrize("name, num_samples", [("arms", 5), ("arms_gaussian", 3)])
-def test_copula_samples_are_unbiased(name, num_samples, seed=0):
-    """Means of 400,000 draws within 6 standard errors, a false failure in 1e8 seeds.
-
-    The same test notices a gradient that is two per cent too large.
-    """
-    f, logits = quadratic(2), np.array([-1.0, 0.7])
-    draws = 400_000
-    u = np.random.default_rng(seed).uniform(size=(num_samples, draws, 2))
-    _, grads = gradient_at(name, f, np.tile(logits, (draws, 1)), u, num_samples)
-    expected = oracles.expectation_and_gradient(f, logits)[1]
-    z = lambda g: np.abs(g.mean(0) - expected) / (g.std(0) / np.sqrt(draws))
-    assert (z(grads) < 6).all()
-    assert (z(grads + 0.02 * expected) > 6).any()
 
 
 def test_arm_is_zero_where_the_pair_agrees_whatever_f_does():

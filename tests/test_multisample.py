@@ -5,8 +5,6 @@ import numpy as np
 import oracles
 import pytest
 import tensorflow as tf
-import test_models
-import test_relaxations
 
 import arm_tf
 from arm_tf import bernoulli, estimators, layers, models, objectives
@@ -16,7 +14,6 @@ MULTISAMPLE = sorted(n for n, row in estimators.TABLE.items() if row.objective =
 OF_FUNCTIONS = [name for name in MULTISAMPLE if not estimators.TABLE[name].rule]
 RNG = np.random.default_rng(0)
 LOGITS = np.array([-0.7, 1.2])
-X = test_models.X
 
 
 def log_p(b):
@@ -53,13 +50,6 @@ def over_cells(name, num_samples, **options):
     logits = np.tile(LOGITS, (len(weights), 1))
     value, grad = value_and_gradient(name, log_p, logits, u, **options)
     return weights @ value.numpy(), weights @ grad.numpy()
-
-
-def expected_gradient(name, options, bound_gradient, rws_gradient):
-    """Where an estimator is unbiased, the bound's; OVIS adds gamma times that of RWS."""
-    if name == "rws":
-        return rws_gradient
-    return bound_gradient + options.get("gamma", 0.0) * rws_gradient
 
 
 def test_reweighted_wake_sleep_approaches_the_posterior():
@@ -193,40 +183,6 @@ def test_weights_of_very_different_size_keep_their_precision(name):
     assert (np.abs(grad.numpy() - exact_grad.numpy()) <= atol + 1e-6 * np.abs(exact_grad)).all()
 
 
-@pytest.mark.parametrize("name", OF_FUNCTIONS)
-def test_extreme_logits_stay_finite(name):
-    logits = tf.constant([[40.0, -40.0], [-40.0, 40.0]])
-    u = RNG.uniform(size=(rows_of(name, 3), 2, 2)).astype("float32")
-    for noise in (u, np.zeros_like(u)):
-        value, grad = value_and_gradient(name, log_p, logits, tf.constant(noise))
-        assert np.isfinite(value).all() and np.isfinite(grad).all()
-
-
-@pytest.mark.parametrize("name", OF_FUNCTIONS)
-def test_eager_graph_and_xla_agree(name):
-    logits = tf.constant(RNG.normal(size=(4, 3, 2)), tf.float32)
-    u = tf.constant(RNG.uniform(size=(rows_of(name, 3), 4, 3, 2)), tf.float32)
-    eager = value_and_gradient(name, log_p, logits, u)
-    for jit in (False, True):
-        compiled = tf.function(value_and_gradient, jit_compile=jit)(name, log_p, logits, u)
-        for got, expected in zip(compiled, eager, strict=True):
-            np.testing.assert_allclose(got, expected, atol=1e-5)
-
-
-@pytest.mark.parametrize("name", OF_FUNCTIONS)
-def test_evaluations_are_as_many_as_the_table_says(name):
-    counted = []
-
-    def f(b):
-        counted.append(b.shape[0])
-        return log_p(b)
-
-    row, num_samples = estimators.check(name, None)
-    arm_tf.expectation(f, tf.zeros([3, 2]), estimator=name)
-    assert num_samples == 5
-    assert counted == [row.evaluations(5, 2)] == [row.width(5, 2)]
-
-
 def test_keras_layer_takes_multisample_estimators():
     layer = layers.StochasticBinary("ovis", num_samples=3, gamma=0.0, seed=1)
     logits = tf.constant(np.tile(LOGITS, (4, 1)), tf.float32)
@@ -248,208 +204,17 @@ def test_wake_sleep_needs_a_model(use):
         use()
 
 
-# Models
-
-
-def exact_objectives(model, num_samples, of="bound"):
-    """`oracles.objective_of_tuples` of the model for the image X, over all K-tuples of paths."""
-    path = test_models.all_paths(model)
-    logits = [m(b) for m, b in zip(model.encoder_maps, [X, *path], strict=False)]
-    log_q = sum(bernoulli.log_prob(b, phi) for b, phi in zip(path, logits, strict=True))
-    log_w = model.log_weight(X, path, logits)
-    return oracles.objective_of_tuples(log_w[:, 0], log_q[:, 0], num_samples, of)
-
-
-def exact_gradients(model, part, num_samples, of="bound"):
-    with tf.GradientTape() as tape:
-        value = exact_objectives(model, num_samples, of)
-    return value.numpy(), tape.gradient(value, values_of(model, part))
-
-
-def values_of(model, part):
-    return [v.value for v in model.variable_groups[part]]
-
-
-def path_thresholds(model, estimator, t=None):
-    """Thresholds of the noise that the estimate of layer t, or of all of them, depends on."""
-    thresholds = []
-    for s in range(model.num_layers):
-        pair = not estimator.row.joint
-        used = t is None or s <= t
-        thresholds += estimator.rows * test_models.row_thresholds(model, s, used, pair and s == t)
-        if not estimator.row.joint:
-            for later in range(s + 1, model.num_layers):
-                thresholds += estimator.width * test_models.row_thresholds(
-                    model, later, s == t, pair=False
-                )
-    return thresholds
-
-
-def dream_thresholds(model):
-    """Thresholds of the noise of one dream: the layers, top first, and the pixels."""
-    codes = oracles.binary_vectors(model.units)
-    sigmoid = lambda logits: list(1 / (1 + np.exp(-np.atleast_2d(np.asarray(logits)).T)))
-    thresholds = sigmoid(model.prior_logits)
-    for stochastic_map in model.decoder[::-1]:
-        thresholds += sigmoid(stochastic_map(codes))
-    return thresholds + [[]] * (-len(thresholds) % model.units)
-
-
-def losses_over(model, thresholds, gradient_estimators, decoder_samples="shared"):
-    """Expectations of the three losses over noise with these thresholds; to be differentiated."""
-    u, volumes = test_models.noise_of(model, thresholds)
-    assert u.shape[0] == model.noise_rows(gradient_estimators, decoder_samples)
-    x = tf.tile(X, [len(volumes), 1])
-    encoder_loss, decoder_loss, _ = model.losses(x, u, gradient_estimators, decoder_samples)
-    return tf.reduce_sum(encoder_loss * volumes), tf.reduce_sum(decoder_loss * volumes)
-
-
-@pytest.mark.parametrize(
-    "name, options, num_samples, num_layers, units",
-    [
-        *[(name, {}, 2, 2, 2) for name in ("vimco", "rws")],
-        *[("ovis", {"gamma": gamma}, 2, 2, 2) for gamma in (0.0, 0.4)],
-        *[(name, {}, 3, 2, 1) for name in ("vimco", "ovis", "rws", "disarm_local")],
-        *[(name, {}, 2, 3, 1) for name in ("vimco", "disarm_local")],
-        ("disarm_local", {}, 1, 2, 2),
-        ("disarm_local", {}, 2, 1, 2),
-    ],
-)
-def test_encoder_gradient_of_each_layer_is_exact(name, options, num_samples, num_layers, units):
-    model = test_models.make_model(num_layers, units=units)
-    gradient_estimators = model.gradient_estimators(name, num_samples, **options)
-    _, bound_gradients = exact_gradients(model, "encoder", num_samples)
-    _, rws_gradients = exact_gradients(model, "encoder", num_samples, of="rws")
-    options = options or {"gamma": 1.0 if name == "ovis" else 0.0}
-    joint = gradient_estimators[0].row.joint
-    variables = values_of(model, "encoder")
-    grads = []
-    for t in [None] if joint else range(num_layers):
-        with tf.GradientTape() as tape:
-            loss, _ = losses_over(
-                model, path_thresholds(model, gradient_estimators[0], t), gradient_estimators
-            )
-        found = tape.gradient(loss, variables)
-        grads += found if joint else found[2 * t : 2 * t + 2]  # kernel and bias of layer t
-    for got, *exact in zip(grads, bound_gradients, rws_gradients, strict=True):
-        expected = expected_gradient(name, options, *exact)
-        np.testing.assert_allclose(-got, expected, rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize("num_layers, num_samples", [(1, 3), (2, 2), (2, 3)])
-def test_arms_of_each_layer_is_exact(num_layers, num_samples, seed=0):
-    """Means of 100,000 draws within 6 standard errors, a false failure in 1e7 seeds.
-
-    The same test notices a gradient that is ten per cent too large.
-    """
-    model = test_models.make_model(num_layers)
-    gradient_estimators = model.gradient_estimators("arms_multisample", num_samples)
-    rows = model.noise_rows(gradient_estimators, "shared")
-    u = np.random.default_rng(seed).uniform(size=(rows, 100_000, 2))
-    found = test_relaxations.layer_gradients(model, gradient_estimators, u)
-    exact = [g.numpy() for g in exact_gradients(model, "encoder", num_samples)[1][1::2]]
-    z_scores = test_relaxations.z_scores
-    assert all((z_scores(g, e) < 6).all() for g, e in zip(found, exact, strict=True))
-    assert (z_scores(found[0] + 0.1 * exact[0], exact[0]) > 6).any()
-
-
-@pytest.mark.parametrize("num_layers", [1, 2])
-@pytest.mark.parametrize("decoder_samples", ["independent", "shared"])
-def test_decoder_gradient_is_that_of_the_bound(num_layers, decoder_samples):
-    model = test_models.make_model(num_layers)
-    gradient_estimators = model.gradient_estimators("vimco", 2)
-    thresholds = path_thresholds(model, gradient_estimators[0])
-    if decoder_samples == "independent":
-        thresholds = [[]] * len(thresholds) + thresholds
-    variables = values_of(model, "decoder") + values_of(model, "prior")
-    with tf.GradientTape() as tape:
-        _, loss = losses_over(model, thresholds, gradient_estimators, decoder_samples)
-    with tf.GradientTape() as exact_tape:
-        exact = exact_objectives(model, 2)
-    np.testing.assert_allclose(-loss, exact, atol=1e-12)
-    expected = exact_tape.gradient(exact, variables)
-    for got, want in zip(tape.gradient(loss, variables), expected, strict=True):
-        np.testing.assert_allclose(-got, want, rtol=0, atol=1e-12)
-
-
-def test_decoder_gradient_of_local_disarm_is_that_of_the_bound():
-    model = test_models.make_model(1)
-    gradient_estimators = model.gradient_estimators("disarm_local", 2)
-    thresholds = path_thresholds(model, gradient_estimators[0], 0)
-    with tf.GradientTape() as tape:
-        _, loss = losses_over(model, thresholds, gradient_estimators)
-    value, expected = exact_gradients(model, "decoder", 2)
-    np.testing.assert_allclose(-loss, value, atol=1e-12)
-    for got, want in zip(tape.gradient(loss, values_of(model, "decoder")), expected, strict=True):
-        np.testing.assert_allclose(-got, want, rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize("decoder_samples", ["independent", "shared"])
-def test_wake_sleep_trains_the_decoder_on_data(decoder_samples):
-    model = test_models.make_model(1)
-    gradient_estimators = model.gradient_estimators("wake_sleep", 2)
-    awake = path_thresholds(model, gradient_estimators[0])
-    if decoder_samples == "independent":
-        awake = [[]] * len(awake) + awake
-    thresholds = awake + [[]] * len(dream_thresholds(model)) * 2
-    variables = values_of(model, "decoder")
-    with tf.GradientTape() as tape:
-        _, loss = losses_over(model, thresholds, gradient_estimators, decoder_samples)
-    value, expected = exact_gradients(model, "decoder", 2)
-    np.testing.assert_allclose(-loss, value, atol=1e-12)
-    for got, want in zip(tape.gradient(loss, variables), expected, strict=True):
-        np.testing.assert_allclose(-got, want, rtol=0, atol=1e-12)
-
-
-def test_wake_sleep_averages_over_its_dreams():
-    model = test_models.make_model(2)
-    variables = values_of(model, "encoder")
-
-    def gradient(u):
-        group = model.gradient_estimators("wake_sleep", u.shape[1])
-        with tf.GradientTape() as tape:
-            loss, _, _ = model.losses(X, tf.reshape(u, [-1, 1, 2]), group, "shared")
-        return tape.gradient(loss, variables)
-
-    rows = model.noise_rows(model.gradient_estimators("wake_sleep"), "shared")
-    u = RNG.uniform(size=(rows, 3, 1, 2))
-    singles = [gradient(u[:, k : k + 1]) for k in range(3)]
-    for got, *each in zip(gradient(u), *singles, strict=True):
-        np.testing.assert_allclose(got, np.mean(each, axis=0), atol=1e-13)
-
-
-@pytest.mark.parametrize("num_layers", [1, 2])
-@pytest.mark.parametrize("name", MULTISAMPLE)
-def test_model_counts_its_evaluations(name, num_layers, monkeypatch):
-    model = test_models.make_model(num_layers)
-    counted = []
-    log_weight = model.log_weight
-
-    def counting(x, path, logits):
-        log_w = log_weight(x, path, logits)
-        counted.append(log_w.shape[0])
-        return log_w
-
-    monkeypatch.setattr(model, "log_weight", counting)
-    group = model.gradient_estimators(name, 3)
-    expected = 3 if estimators.TABLE[name].joint else 6 * num_layers
-    for decoder_samples, further in [("shared", 0), ("independent", 3)]:
-        counted.clear()
-        u = tf.constant(RNG.uniform(size=[model.noise_rows(group, decoder_samples), 1, 2]))
-        model.losses(X, u, group, decoder_samples)
-        assert sum(counted) == model.evaluations(group, decoder_samples) == expected + further
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MULTISAMPLE)
 def test_model_agrees_in_eager_graph_and_xla(name):
-    model = test_models.make_model(2)
+    model = oracles.small_network(2)
     group = model.gradient_estimators(name, 3)
     u = tf.constant(RNG.uniform(size=[model.noise_rows(group), 1, 2]))
-    encoder, decoder = values_of(model, "encoder"), values_of(model, "decoder")
+    encoder, decoder = (oracles.values_of(model, part) for part in ("encoder", "decoder"))
 
     def gradients():
         with tf.GradientTape(persistent=True) as tape:
-            encoder_loss, decoder_loss, _ = model.losses(X, u, group)
+            encoder_loss, decoder_loss, _ = model.losses(oracles.X, u, group)
         assert tape.gradient(encoder_loss, decoder) == [None] * len(decoder)
         return tape.gradient(encoder_loss, encoder) + tape.gradient(decoder_loss, decoder)
 
@@ -459,6 +224,7 @@ def test_model_agrees_in_eager_graph_and_xla(name):
             np.testing.assert_allclose(got, want, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MULTISAMPLE)
 def test_training_improves_the_bound(name):
     """Four patterns of nine pixels become likelier than they are for independent pixels."""
@@ -469,7 +235,7 @@ def test_training_improves_the_bound(name):
     model = models.BinaryVAE(pixels=9, units=4, seed=3)
     group = model.gradient_estimators(name, 5)
     rows = model.noise_rows(group, "shared")
-    parts = {part: values_of(model, part) for part in ("encoder", "decoder", "prior")}
+    parts = {part: oracles.values_of(model, part) for part in ("encoder", "decoder", "prior")}
     optimizers = {part: keras.optimizers.Adam(0.05) for part in parts}
     for part, optimizer in optimizers.items():
         optimizer.build(model.variable_groups[part])

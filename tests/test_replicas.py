@@ -46,14 +46,6 @@ def devices(monkeypatch):
     return take
 
 
-@pytest.fixture
-def eagerly():
-    """TensorFlow's functions run without being traced, which takes longer than a few steps."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
-
-
 def two_steps(dataset, logdir, **settings):
     """What two steps make of a run: losses, gradients by part, and the tensors of the averages."""
     config = configure(
@@ -127,9 +119,9 @@ def losses(folder):
     return [row["train_neg_elbo"] for row in run_folder.read_metrics(folder.path)]
 
 
-def test_run_on_all_devices_is_that_on_one_and_resumes(dataset, tmp_path, monkeypatch):
+def test_run_on_all_devices_is_that_on_one_and_resumes(dataset, tmp_path, monkeypatch, eagerly):
     """Bit for bit where it stopped; and also on other devices than it was started on."""
-    settings = dict(jit=False, epochs=2)
+    settings = dict(jit=False, epochs=1)
     alone = run(configure(tmp_path / "alone", **settings), dataset)
     config = configure(tmp_path / "whole", distribute="mirrored", **settings)
     assert replicas.strategy("mirrored").num_replicas_in_sync == 4
@@ -137,11 +129,11 @@ def test_run_on_all_devices_is_that_on_one_and_resumes(dataset, tmp_path, monkey
     np.testing.assert_allclose(losses(whole), losses(alone), rtol=1e-6)
 
     stopped = configure(tmp_path / "stopped", distribute="mirrored", **settings)
-    run_stopped_at(8, stopped, dataset, monkeypatch)
+    run_stopped_at(4, stopped, dataset, monkeypatch)
     assert_same_run(run(stopped, dataset), whole)
 
     moved = configure(tmp_path / "moved", **settings)
-    run_stopped_at(8, moved, dataset, monkeypatch)
+    run_stopped_at(4, moved, dataset, monkeypatch)
     moved = run(configure(tmp_path / "moved", distribute="mirrored", **settings), dataset)
     np.testing.assert_allclose(losses(moved), losses(alone), rtol=1e-6)
 

@@ -4,7 +4,6 @@ import numpy as np
 import oracles
 import tensorflow as tf
 
-from arm_tf import bernoulli
 from proofs import Case, biased, f_of, over_cells, run, samples_of, unbiased
 from proofs.antithetic import dirichlet_patterns, pattern_noise
 
@@ -38,51 +37,41 @@ def over_cells_and_patterns(row, case):
     return weights @ values, weights @ grads
 
 
-# Of wake-sleep the encoder's gradient in a small model; the modules of tests take cases from here.
+# Of wake-sleep the encoder's gradient in a small network.
 
 
 def recognised_dreams(row, case):
     """-encoder_loss and its gradient over the noise of dreams, those of the decoder left alone."""
-    import test_models
-    import test_multisample
-
-    model = test_models.make_model(case.num_layers)
-    gradient_estimators = model.gradient_estimators("wake_sleep")
-    for estimator in gradient_estimators:
+    model = oracles.small_network(case.num_layers)
+    group = model.gradient_estimators("wake_sleep")
+    for estimator in group:
         estimator.row = row
-    awake = test_multisample.path_thresholds(model, gradient_estimators[0])
-    thresholds = [[]] * len(awake) + test_multisample.dream_thresholds(model)
+    awake = [[]] * len(oracles.path_thresholds(model, group[0]))
+    u, volumes = oracles.noise_of(model, awake + oracles.dream_thresholds(model))
     with tf.GradientTape() as tape:
-        loss, _ = test_multisample.losses_over(model, thresholds, gradient_estimators)
-    grads = tape.gradient(loss, test_multisample.values_of(model, "encoder"))
+        loss, _ = oracles.losses_over(model, u, volumes, group)
+    grads = tape.gradient(loss, oracles.values_of(model, "encoder"))
     return 0.0, -np.concatenate([np.ravel(g) for g in grads])
 
 
 def likely_dreams(row, case):
     """Sum over all images and codes of p(x, b) grad log q(b|x)."""
-    import test_models
-    import test_multisample
-
-    model = test_models.make_model(case.num_layers)
-    path = test_models.all_paths(model)
-    images = tf.constant(oracles.binary_vectors(test_models.PIXELS))
+    model = oracles.small_network(case.num_layers)
+    path = oracles.all_paths(model)
+    images = tf.constant(oracles.binary_vectors(oracles.PIXELS))
     with tf.GradientTape() as tape:
-        logits = [m(b) for m, b in zip(model.encoder_maps, [images, *path], strict=False)]
-        log_q = sum(bernoulli.log_prob(b, phi) for b, phi in zip(path, logits, strict=True))
+        logits, log_q = oracles.logits_and_log_q(model, images, path)
         p = tf.stop_gradient(tf.exp(model.log_weight(images, path, logits) + log_q))
         exact = tf.reduce_sum(p * log_q)
     np.testing.assert_allclose(tf.reduce_sum(p), 1, rtol=1e-6)
-    grads = tape.gradient(exact, test_multisample.values_of(model, "encoder"))
+    grads = tape.gradient(exact, oracles.values_of(model, "encoder"))
     return 0.0, np.concatenate([np.ravel(g) for g in grads])
 
 
 def bound_of_model(row, case):
     """The gradient of the bound in the encoder's variables."""
-    import test_models
-    import test_multisample
-
-    model = test_models.make_model(case.num_layers)
-    _, grads = test_multisample.exact_gradients(model, "encoder", samples_of(row, case))
+    model, samples = oracles.small_network(case.num_layers), samples_of(row, case)
+    _, grads = oracles.gradients_of_network(model, "encoder", num_samples=samples)
     return 0.0, np.concatenate([np.ravel(g) for g in grads])
 
 
