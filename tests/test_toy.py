@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from test_cli import assert_one_line, call
+from small_runs import assert_one_line
 
 from arm_tf import estimators, figures, noise
 from arm_tf.toy import univariate
@@ -105,7 +105,7 @@ def test_every_estimator_has_a_style_of_its_own():
     assert len(styles) == len(estimators.TABLE)
 
 
-def test_command_writes_tables_and_figures(tmp_path):
+def test_command_writes_tables_and_figures(call, tmp_path):
     arguments = ("--iterations=30", "--p0=0.3,0.499", "--estimators=exact,reinforce", "--seed=5")
     process = call("toy", *arguments, "--gradient_samples=1,4", f"--out={tmp_path}")
     assert process.returncode == 0 and not process.stderr, process.stderr
@@ -138,7 +138,7 @@ def test_command_writes_tables_and_figures(tmp_path):
         ("--out=setup.py", "Cannot write the folder setup.py"),
     ],
 )
-def test_errors_are_one_line(argument, message, tmp_path):
+def test_errors_are_one_line(argument, message, call, tmp_path):
     out = [] if argument.startswith("--out") else [f"--out={tmp_path / 'out'}"]
     assert_one_line(call("toy", argument, *out), message)
     assert not (tmp_path / "out").exists()
