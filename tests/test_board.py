@@ -10,7 +10,15 @@ import shutil
 import numpy as np
 import pytest
 import tensorflow as tf
-from small_runs import assert_same_run, configure, run, run_stopped_at, small_dataset
+from small_runs import (
+    assert_same_run,
+    before_steps,
+    configure,
+    eager,
+    run,
+    run_stopped_at,
+    small_dataset,
+)
 from tensorboard.backend.event_processing import data_provider, plugin_event_multiplexer
 from tensorboard.context import RequestContext
 from tensorboard.plugins import base_plugin
@@ -24,7 +32,7 @@ from tensorboard.plugins.hparams import (
 
 from arm_tf import figures
 from arm_tf.errors import RunError
-from arm_tf.training import board, run_folder, session
+from arm_tf.training import board, run_folder
 from arm_tf.training.config import Config
 
 FIGURES = {
@@ -94,13 +102,19 @@ class Board:
 
 
 def plain(logdir, **settings):
-    """A configuration that is not compiled by XLA, which takes longer than such runs."""
-    return configure(logdir, jit=False, **settings)
+    """A configuration of 22 steps, in two epochs."""
+    return configure(logdir, epochs=2, **settings)
 
 
 @pytest.fixture(scope="module")
 def dataset():
     return small_dataset()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def without_tracing():
+    with eager():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -217,13 +231,13 @@ def test_run_that_was_stopped_is_one_session(
 ):
     """Also where its folder is one from before there were such events."""
     config = plain(tmp_path, name="a")
-    run_stopped_at(15, config, dataset, monkeypatch)
+    run_stopped_at(4, config, dataset, monkeypatch)
     if events_are_lost:
         for file in (tmp_path / "a").glob("events*"):
             file.unlink()
     else:
         assert Board(tmp_path).status() == "STATUS_UNKNOWN"
-    run_stopped_at(26, config, dataset, monkeypatch)
+    run_stopped_at(15, config, dataset, monkeypatch)
     folder = run(config, dataset)
     board = Board(tmp_path)
     assert board.status() == "STATUS_SUCCESS" and len(board.texts("a")) == 1
@@ -236,19 +250,15 @@ def test_run_that_was_stopped_is_one_session(
 
 def test_run_that_failed_says_so_until_it_goes_on(dataset, tmp_path, monkeypatch):
     config = plain(tmp_path)
-    run_steps = session.Run.run_steps
 
-    def poisoned(run):
-        if run.step == 22:
-            run.learner.model.prior_logits.assign(run.learner.model.prior_logits * np.nan)
-        return run_steps(run)
+    def poison(running):
+        if running.step == 11:
+            running.learner.model.prior_logits.assign(running.learner.model.prior_logits * np.nan)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(session.Run, "run_steps", poisoned)
-        with pytest.raises(RunError, match="not finite"):
-            run(config, dataset)
+    with before_steps(poison, monkeypatch), pytest.raises(RunError, match="not finite"):
+        run(config, dataset)
     assert Board(tmp_path).status() == "STATUS_FAILURE"
-    run_stopped_at(26, config, dataset, monkeypatch)
+    run_stopped_at(15, config, dataset, monkeypatch)
     assert Board(tmp_path).status() == "STATUS_UNKNOWN"
     run(config, dataset)
     assert Board(tmp_path).status() == "STATUS_SUCCESS"

@@ -23,7 +23,13 @@ needs_jax = pytest.mark.skipif(not importlib.util.find_spec("jax"), reason="JAX 
 UNTOUCHED = {"parameter", "get-tuple-element", "reshape", "bitcast"}  # of the images
 
 
-@pytest.fixture(scope="module", params=["linear", "nonlinear", "two_layers"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        "linear",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("nonlinear", "two_layers")),
+    ],
+)
 def bench(request):
     images = np.random.default_rng(0).binomial(1, 0.3, IMAGES).astype(np.uint8)
     dataset = data.Dataset("mnist_static", images, images, images, False, None, "")

@@ -16,8 +16,6 @@ LOW, HIGH = map(
     ).groups(),
 )
 PLATFORMS = {
-    "linux": ["manylinux_2_17_x86_64", "manylinux2014_x86_64", "manylinux_2_27_x86_64",
-              "manylinux_2_28_x86_64"],
     "macos": ["macosx_11_0_arm64", "macosx_12_0_arm64", "macosx_14_0_arm64"],
     "windows": ["win_amd64"],
 }  # fmt: skip
@@ -45,8 +43,7 @@ def test_workflow_has_the_oldest_and_the_newest_python():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("minor", range(LOW, HIGH))
-@pytest.mark.parametrize("platform", PLATFORMS)
+@pytest.mark.parametrize("platform, minor", [("macos", HIGH - 1), ("windows", LOW)])
 def test_dependencies_have_wheels(platform, minor, index, tmp_path):
     for name in ("setup.py", "pyproject.toml", "README.md"):
         shutil.copy(ROOT / name, tmp_path)

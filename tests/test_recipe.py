@@ -113,6 +113,7 @@ def test_help_has_it_and_its_option(folder):
     assert process.returncode == 2 and "--baseline must be" in process.stderr
 
 
+@pytest.mark.slow
 def test_it_trains_with_its_option_and_is_reported_and_plotted(folder):
     fast = ("--units=8", "--eval_samples=2", "--test_samples=5", "--test_images=100",
             "--valid_images=100", "--max_steps=2", "--steps_per_loop=2", "--jit=false")  # fmt: skip

@@ -123,6 +123,7 @@ def outputs(logdir):
     return [path.read_text(encoding="utf-8") for path in logdir.glob("*/output.txt")]
 
 
+@pytest.mark.slow
 def test_stopped_trials_are_saved(tmp_path):
     process = start("train", "--trials=2", f"--logdir={tmp_path}")
     training = 0
@@ -137,6 +138,7 @@ def test_stopped_trials_are_saved(tmp_path):
     assert len(list(tmp_path.glob("*/checkpoints/checkpoint"))) == 2
 
 
+@pytest.mark.slow
 def test_stopped_sweeps_are_saved(tmp_path):
     arguments = ("--learning_rates=1e-4", "--seeds=0,1,2", "--workers=2", f"--logdir={tmp_path}")
     process = start("sweep", *arguments)
@@ -150,6 +152,7 @@ def test_stopped_sweeps_are_saved(tmp_path):
     assert len(list(tmp_path.glob("*/checkpoints/checkpoint"))) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
 def test_processes_end_with_who_started_them(tmp_path):
     process = start("train", "--trials=2", f"--logdir={tmp_path}")
