@@ -56,6 +56,7 @@ setup(
             "hypothesis>=6",
             "jax>=0.6.2,<0.11",
             "mypy>=1.15,<3",
+            "pre-commit>=3.7",
             "pytest>=8",
             "pytest-xdist>=3",
             "ray[default]>=2.40,<3",

@@ -392,6 +392,7 @@ def test_own_images_are_bits_or_grey_levels(kind, tmp_path):
     assert same(loaded, dataset) and loaded.name == "a.npz"
     whole = data.load("b.npy", write_own(tmp_path / "b.npy", x=images).parent)
     assert same(whole, data.from_arrays(images)) and whole.dynamic == is_grey
+    assert all(bits.dtype == np.uint8 and bits.max() <= 1 for bits in (whole.valid, whole.test))
 
 
 def test_own_arrays_are_copied():

@@ -9,7 +9,6 @@ import re
 import pytest
 
 import arm_tf
-from arm_tf import estimators
 
 ROOT = pathlib.Path(__file__).parents[1]
 _spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
@@ -112,9 +111,7 @@ def test_there_is_one_version():
     assert f"\nversion: {arm_tf.__version__}\n" in read("CITATION.cff")
 
 
-def test_readme_is_short_and_links_to_files():
-    rows = len(estimators.TABLE)
-    assert len(read("README.md").splitlines()) - rows < 130
+def test_links_lead_to_files():
     for page in (
         "README.md",
         "CONTRIBUTING.md",
@@ -124,9 +121,3 @@ def test_readme_is_short_and_links_to_files():
     ):
         for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", read(page)):
             assert (ROOT / page).parent.joinpath(link).exists(), (page, link)
-
-
-def test_linters_before_a_commit_are_those_of_continuous_integration():
-    script, hooks = read(".ci/run"), read(".pre-commit-config.yaml")
-    commands = re.findall(r"^ruff (\w+)", script, re.MULTILINE)
-    assert commands == re.findall(r"entry: ruff (\w+)", hooks) == ["check", "format"]

@@ -33,7 +33,7 @@ from arm_tf.training import run_folder, session, workers
 from arm_tf.training.config import Config
 
 COUNTS = 3, 2  # images in the files here
-BOMB = 2**26  # bytes that a small file would unpack to
+BOMB = 2**25  # bytes that a small file would unpack to
 MEMORY = 2**24  # bytes that a reader may need for such small files, blocks of files included
 
 # Valid files, each as parts that are damaged and then packed.
@@ -184,7 +184,7 @@ MAGIC = {
     "own": b"\x93NUMPY\1\0",
 }
 fuzz = settings(
-    max_examples=300,
+    max_examples=60,
     deadline=None,
     derandomize=True,
     database=None,
@@ -439,7 +439,7 @@ def test_endless_file(kind, first, folder):
 
 # Settings.
 
-COMBINATIONS = 1_000  # in each of ten tests
+COMBINATIONS = 500  # in each of two tests
 ODD = (
     "", " ", "0", "-1", "1", "2", "0.5", "1e3", "0x10", "1_000", "1e400", "1e-400", "nan", "inf",
     "-inf", str(2**31), str(2**63), str(2**70), str(-(2**70)), "9" * 5_000, "True", "None",
@@ -516,7 +516,7 @@ def one_step(arguments, dataset):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", range(10))
+@pytest.mark.parametrize("part", range(2))
 def test_combinations_of_flags(part, tmp_path, monkeypatch):
     """Each is refused in one line, or takes a step."""
     rng, dataset, taken = random.Random(part), small_dataset(), 0
