@@ -145,7 +145,7 @@ def assert_goes_on(outcome, config, finished, said=()):
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
 def test_killed_at_random_moments(dataset, tmp_path):
-    """Twenty times kill -9 at, or in the midst of, the writing of files."""
+    """Eight times kill -9 at, or in the midst of, the writing of files."""
 
     def start(logdir, k=0, how="before"):
         process = subprocess.run(
@@ -160,18 +160,18 @@ def test_killed_at_random_moments(dataset, tmp_path):
         assert process.returncode in (0, -signal.SIGKILL), (logdir, k, how, process.stderr)
         return process.returncode
 
-    def kill_ten_times(seed):
+    def kill_four_times(seed):
         rng, kills, folders = random.Random(seed), 0, []
-        while kills < 10:
+        while kills < 4:
             folders.append(tmp_path / f"{seed}-{len(folders)}")
-            while kills < 10 and not (folders[-1] / "run" / "result.json").exists():
+            while kills < 4 and not (folders[-1] / "run" / "result.json").exists():
                 how = rng.choice(["before", "after", "during", "torn"])
                 kills += start(folders[-1], rng.randint(1, 20), how) != 0
         assert start(folders[-1]) == 0
         return folders
 
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        chains = list(pool.map(kill_ten_times, (1, 2)))
+        chains = list(pool.map(kill_four_times, (1, 2)))
     whole = run(configure(tmp_path / "whole", **faulty_run.SETTINGS), dataset)
     for logdir in sum(chains, []):
         folder = run_folder.RunFolder(configure(logdir, **faulty_run.SETTINGS))

@@ -8,6 +8,7 @@ to the weights depends on the moment.
 import keras
 import pytest
 import tensorflow as tf
+from kinds import KINDS
 from small_runs import configure, mirrored, small_dataset
 from tensorflow.python.eager import context
 from test_keras import ELBO, FORMS, X, Y, build
@@ -16,6 +17,7 @@ from arm_tf.training.learner import Learner
 
 QUICK = ("arm", "relax")
 slow = lambda estimator: () if estimator in QUICK else pytest.mark.slow
+EACH_KIND = [name for name in ELBO if name in KINDS]
 
 
 def optimised_graphs(function, *args):
@@ -70,7 +72,7 @@ def assert_ordered(function, *args):
 
 @pytest.mark.parametrize(
     ("estimator", "form"),
-    [pytest.param(n, "sequential", marks=slow(n)) for n in ELBO]
+    [pytest.param(n, "sequential", marks=slow(n)) for n in EACH_KIND]
     + [(n, form) for n in QUICK for form in FORMS if form != "sequential"],
 )
 def test_keras_step(estimator, form):
@@ -97,7 +99,7 @@ def trainer_step(estimator, tmp_path, replicas=1, **settings):
 
 @pytest.mark.parametrize(
     ("estimator", "layers"),
-    [(n, 1) for n in QUICK] + [pytest.param(n, 3, marks=slow(n)) for n in ELBO],
+    [(n, 1) for n in QUICK] + [pytest.param(n, 3, marks=slow(n)) for n in EACH_KIND],
 )
 def test_trainer_step(estimator, layers, tmp_path):
     assert_ordered(*trainer_step(estimator, tmp_path, layers=layers))

@@ -9,7 +9,7 @@ import numpy as np
 import oracles
 import pytest
 import tensorflow as tf
-from kinds import each_kind
+from kinds import KINDS, each_kind
 from small_runs import mirrored
 
 import arm_tf
@@ -19,16 +19,16 @@ from arm_tf.expectation import draw, precise_dtype
 ELBO = sorted(n for n, r in estimators.TABLE.items() if r.objective == "elbo")
 LEARNING = sorted(n for n in ELBO if estimators.TABLE[n].initial)
 RELAXING = sorted(n for n in ELBO if estimators.TABLE[n].relaxation)
-POLICIES = ("float32", "float64", "mixed_float16", "mixed_bfloat16")
-slow = lambda policy: () if policy == "float32" else pytest.mark.slow
 FORMS = ("sequential", "functional", "subclass")
-# Every estimator in all forms; with other policies, in one of them each, in turn.
+IN_FORMS = [(estimator, FORMS[i % 3]) for i, estimator in enumerate(ELBO)]  # in turn
+FEW = [("arm", "sequential"), ("relax", "functional"), ("reinforce_baseline", "subclass")]
 LIVES = [
-    pytest.param(estimator, form, policy, marks=slow(policy))
-    for i, estimator in enumerate(ELBO)
-    for j, form in enumerate(FORMS)
-    for k, policy in enumerate(POLICIES)
-    if policy == "float32" or (i + j + k) % 3 == 0
+    pytest.param(*pair, "float32", marks=() if pair[0] in KINDS else pytest.mark.slow)
+    for pair in [*IN_FORMS, *(("arm", form) for form in FORMS)]
+] + [
+    pytest.param(*pair, policy, marks=pytest.mark.slow)
+    for pair in FEW
+    for policy in ("float64", "mixed_float16", "mixed_bfloat16")
 ]
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(11, 5)).astype("float32")  # a last batch that is smaller
@@ -141,9 +141,7 @@ def spread_noise(self, logits, rows):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("estimator", "form"), [(name, FORMS[i % 3]) for i, name in enumerate(ELBO)]
-)
+@pytest.mark.parametrize(("estimator", "form"), [*FEW, ("concrete", "sequential")])
 def test_graph_and_xla_train_as_eager_does(estimator, form, monkeypatch):
     monkeypatch.setattr(StochasticBinary, "noise", spread_noise)
     first = fitted(form, estimator, "eager")
@@ -151,7 +149,9 @@ def test_graph_and_xla_train_as_eager_does(estimator, form, monkeypatch):
         assert_same(first, fitted(form, estimator, mode), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("policy", [pytest.param(p, marks=slow(p)) for p in POLICIES])
+@pytest.mark.parametrize(
+    "policy", ["float32", pytest.param("mixed_bfloat16", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("form", FORMS)
 def test_export(form, policy, tmp_path):
     keras.config.set_dtype_policy(policy)
@@ -163,7 +163,7 @@ def test_export(form, policy, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("estimator", ELBO)
+@pytest.mark.parametrize("estimator", ["arm", "concrete", "nvil", "relax"])
 def test_replicas_with_a_part_without_data(estimator):
     """Two replicas, of which one has nothing in the last batch."""
     strategy = mirrored(2)

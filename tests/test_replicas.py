@@ -13,6 +13,7 @@ import types
 import numpy as np
 import pytest
 import tensorflow as tf
+from kinds import KINDS
 from small_runs import (
     assert_same_run,
     configure,
@@ -22,7 +23,6 @@ from small_runs import (
     small_dataset,
 )
 
-from arm_tf import estimators
 from arm_tf.errors import ConfigError, RunError
 from arm_tf.training import replicas, run_folder, session
 from arm_tf.training.workers import Cluster, find
@@ -98,7 +98,7 @@ def assert_same_gradients(one, several):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(estimators.TABLE))
+@pytest.mark.parametrize("name", KINDS)
 def test_two_replicas_compute_the_gradient_of_one(name, dataset, tmp_path, devices, eagerly):
     devices(2)
     settings = {"estimator": name, "track_variance": ("disarm",)}
