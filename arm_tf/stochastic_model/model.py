@@ -6,6 +6,7 @@ that every gradient estimator applies as it stands.
 
 import contextlib
 import contextvars
+import types
 import typing
 import warnings
 from collections.abc import Iterator
@@ -83,7 +84,8 @@ class StochasticModel(keras.Model):
         deterministic: bool | None = None,
         **kwargs: typing.Any,
     ) -> None:
-        self._functions: dict[tuple, typing.Any] = {}  # by their kind and `_inference`
+        # Not for Keras to track: functions by kind and `_inference`, and ways by kinds of batches.
+        self._kept = types.SimpleNamespace(functions={}, ways={})
         if not isinstance(model, (keras.Sequential, keras.Function)) or more:
             received = ", ".join(map(repr, [model, *more]))
             raise ValueError(
@@ -94,7 +96,6 @@ class StochasticModel(keras.Model):
         super().__init__(autocast=False, **kwargs)  # the model inside casts its inputs itself
         self.model = model
         self.per_datum, self.deterministic = per_datum, deterministic
-        self._ways: dict[tuple, dict[int, str]] = {}
         if model.built:
             self.build(model.input_shape)
 
@@ -154,12 +155,12 @@ class StochasticModel(keras.Model):
         batch = keras.tree.flatten([x, y, weight])
         layers = self._flatten_layers()
         key = (self._compile_loss, *map(kind, batch), *(layer.trainable for layer in layers))
-        if key not in self._ways:
+        if key not in self._kept.ways:
             found = find(self.model, self, x, y, weight)
             if any(way != "datum" for way in found.values()):
                 self._say_what_it_costs(found)
-            self._ways[key] = found
-        return self._ways[key]
+            self._kept.ways[key] = found
+        return self._kept.ways[key]
 
     def _say_what_it_costs(self, ways: dict[int, str]) -> None:
         layers = {way: [] for way in ("output", "batch")}  # type: dict[str, list[str]]
@@ -238,20 +239,20 @@ class StochasticModel(keras.Model):
     # Keras keeps one compiled function of each of these; here there is one for each way to infer,
     # so that neither another number of samples nor another thread takes its place.
     predict_function = property(
-        lambda self: self._functions.get(("predict", _inference.get())),
+        lambda self: self._kept.functions.get(("predict", _inference.get())),
         lambda self, value: self._keep_function("predict", value),
     )
     test_function = property(
-        lambda self: self._functions.get(("test", _inference.get())),
+        lambda self: self._kept.functions.get(("test", _inference.get())),
         lambda self, value: self._keep_function("test", value),
     )
 
     def _keep_function(self, kind: str, function: typing.Any) -> None:
         if function is None:
-            for key in [key for key in self._functions if key[0] == kind]:
-                del self._functions[key]
+            for key in [key for key in self._kept.functions if key[0] == kind]:
+                del self._kept.functions[key]
         else:
-            self._functions[kind, _inference.get()] = function
+            self._kept.functions[kind, _inference.get()] = function
 
     # What Keras says of a functional model is that of the model inside.
     inputs = property(lambda self: self.model.inputs)
