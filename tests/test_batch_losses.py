@@ -26,10 +26,12 @@ X = RNG.normal(size=(BATCH, 4))
 
 @pytest.fixture(autouse=True)
 def double_precision():
-    keras.config.set_floatx("float64")
-    keras.utils.set_random_seed(0)
-    yield
-    keras.config.set_floatx("float32")
+    for dtype in ("float64", "float32"):
+        keras.config.set_floatx(dtype)
+        keras.config.set_dtype_policy(dtype)
+        if dtype == "float64":
+            keras.utils.set_random_seed(0)
+            yield
 
 
 def head(outputs):
@@ -224,7 +226,7 @@ def test_what_an_estimator_is_given_is_the_definition(case):
     ((site, found),) = ways.items()
     assert found == way and bool(said) == (way != "datum")
     b = tf.constant(RNG.integers(0, 2, (6, BATCH, UNITS)), "float64")
-    f = Rest(path, site, BatchLoss(model, X, y, weight))
+    f = Rest(path, site, BatchLoss(model, y, weight))
     offset = f(found, bits[tf.newaxis], {})
     for samples in (2, 6):  # one by one, and as many at once
         got = f(found, b[:samples], {}) - offset
@@ -433,7 +435,7 @@ def test_layers_that_see_the_batch_or_keep_a_state(build):
     moved = [v.numpy() for v in variables]
     bits = path.values[path.graph.steps[site].writes[0]].numpy()
     b = RNG.integers(0, 2, (2, *bits.shape)).astype(float)
-    f = Rest(path, site, BatchLoss(model, x, C, None))
+    f = Rest(path, site, BatchLoss(model, C, None))
     got = f(found, tf.reshape(b, [2, len(bits), -1]), {})
     got -= f(found, bits.reshape(1, len(bits), -1), {})
     for v, value in zip(variables, moved, strict=True):  # the path moved them, and nothing else

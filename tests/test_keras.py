@@ -485,7 +485,7 @@ def test_a_saved_model_loads_by_name(first, second, tmp_path):
         (lambda: StochasticBinary("concrete", temperature=0.0), "temperature must be at least"),
         (lambda: StochasticBinary("ovis", gamma="1"), "gamma must be at least 0, received '1'"),
         (lambda: StochasticBinary("arm", colour="red"), "colour"),
-        (lambda: StochasticModel(Classifier()), "must be a keras.Sequential or a functional"),
+        (lambda: StochasticModel(Classifier()), "must be one keras.Sequential or functional"),
     ],
 )
 def test_errors_name_what_was_received(make, message):

@@ -145,7 +145,7 @@ def term_gradients(model, way, term, x, y, sample_weight=None):
         path = y_pred.arm_tf_path
         if term == "path":
             total = model.compute_loss(x, y, path.outputs, sample_weight, training=False)
-        loss = BatchLoss(model, x, y, sample_weight)
+        loss = BatchLoss(model, y, sample_weight)
         for site in path.graph.after:
             terms, _ = surrogate_losses.surrogates_at(Rest(path, site, loss), way)
             if path.graph.steps[site].operation.name == term:

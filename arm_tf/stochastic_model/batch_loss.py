@@ -2,7 +2,7 @@
 
 import contextlib
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import keras
 import tensorflow as tf
@@ -13,20 +13,20 @@ class BatchLoss:
 
     Args:
       model: compiled `keras.Model`.
-      x, y, sample_weight: the batch, as Keras gives it to `compute_loss`.
+      y, sample_weight: of the batch, as Keras gives them to `compute_loss`.
     """
 
-    def __init__(
-        self, model: keras.Model, x: typing.Any, y: typing.Any, sample_weight: typing.Any
-    ) -> None:
-        self.model, self.x, self.y, self.sample_weight = model, x, y, sample_weight
+    def __init__(self, model: keras.Model, y: typing.Any, sample_weight: typing.Any) -> None:
+        self.model, self.y, self.sample_weight = model, y, sample_weight
 
-    def total(self, y_pred: typing.Any) -> tf.Tensor:
-        """The whole loss, penalties included; a number."""
-        if self.model._compile_loss is None and not self.model.losses:
-            return tf.zeros([], keras.config.floatx())
-        loss = keras.Model.compute_loss(self.model, self.x, self.y, y_pred, self.sample_weight)
-        return tf.reduce_sum(loss)  # Keras follows the gradient of the sum, if there are several
+    def total(self, y_pred: typing.Any, losses: Sequence[tf.Tensor] = ()) -> tf.Tensor:
+        """The compiled loss, and losses that layers have added, but for those of weights."""
+        added = [tf.reduce_sum(tf.cast(loss, keras.config.floatx())) for loss in losses]
+        if self.model._compile_loss is not None:
+            # Without a reduction there are several, and Keras follows the gradient of their sum.
+            loss = tf.reduce_sum(self.model._compile_loss(self.y, y_pred, self.sample_weight))
+            added.append(tf.cast(loss, keras.config.floatx()))
+        return tf.add_n([tf.zeros([], keras.config.floatx()), *added])
 
     def addends(self, y_pred: typing.Any) -> list[tf.Tensor]:
         """What the values of each compiled loss add to the loss.

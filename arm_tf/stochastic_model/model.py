@@ -144,7 +144,7 @@ class StochasticModel(keras.Model):
         y_pred = keras.tree.map_structure(with_mask, path.outputs, y_pred)
         loss = super().compute_loss(x, y, y_pred, sample_weight, training)
         ways = self._ways_of(path.inputs, y, sample_weight)
-        terms, estimates = surrogates(path, BatchLoss(self, x, y, sample_weight), ways)
+        terms, estimates = surrogates(path, BatchLoss(self, y, sample_weight), ways)
         total = tf.add_n([tf.cast(term, loss.dtype) for term in terms])
         size = tf.cast(tf.size(loss), loss.dtype)  # of a loss without reduction Keras takes the sum
         return gradient_after(loss + tf.math.divide_no_nan(total, size), lambda: estimates)

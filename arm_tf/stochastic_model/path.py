@@ -1,5 +1,6 @@
 """One training pass of a model, and what comes after one of its stochastic layers."""
 
+import functools
 import math
 import typing
 from collections.abc import Callable
@@ -21,6 +22,7 @@ class Path:
       inputs: of the model.
       add_loss: called with the penalties of stochastic layers that have an activity regulariser.
       noise: function of (layer, logits [..., V]) that gives uniform noise of this shape.
+      sample: function of (logits, u).
 
     Attributes:
       inputs: as given.
@@ -35,6 +37,7 @@ class Path:
         inputs: typing.Any,
         add_loss: Callable[[tf.Tensor], None],
         noise: Callable[[StochasticBinary, tf.Tensor], tf.Tensor],
+        sample: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] = bernoulli.sample,
     ) -> None:
         self.graph, self.inputs = Graph(model), inputs
         # Everything that the pass reads, before a layer moves its averages, states or seeds.
@@ -50,7 +53,7 @@ class Path:
                 layer, logits = self.sampling(i)
                 layer.check_dtype(logits)
                 self.noise[i] = noise(layer, logits)
-                written = [_sample(logits, self.noise[i])]
+                written = [_sample(logits, self.noise[i], sample)]
                 if layer.activity_regularizer:
                     add_loss(penalty(layer, written[0]))
             else:
@@ -83,52 +86,85 @@ class Path:
     def rest(
         self,
         site: int,
-        b: tf.Tensor,
+        blocks: list[tf.Tensor],
         samples: int,
         noise: dict[int, tf.Tensor],
         sample: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] = bernoulli.sample,
-    ) -> tuple[list[tf.Tensor], list[tuple[Step, tf.Tensor]]]:
-        """The steps after one that samples, for other samples of it, within `scope`.
+    ) -> list["Passed"]:
+        """The steps after one that samples, for other samples of it.
+
+        The layers see each block as a batch of its own. Later stochastic layers sample for all
+        blocks at once, since an estimator's `sample` may relate its samples to one another.
 
         Args:
           site: index of the step.
-          b: float [samples * batch, ...].
-          samples: int; what does not depend on b is as on the path for each of them.
+          blocks: other samples, float [samples * batch, ...] each.
+          samples: int, in each block; what does not depend on them is as on the path.
           noise: uniform [width, batch, ...] of the sampling steps among them, by index.
           sample: function of (logits, u).
 
         Returns:
-          The flat outputs [samples * batch, ...], and pairs of a step with an activity regulariser
-          and what it puts out, the one that samples included.
+          `Passed` of each block.
         """
-        steps, changed = self.graph.steps, dict[int, tf.Tensor]()
-        regularised: list[tuple[Step, tf.Tensor]] = []
-
-        def value(slot):
-            if slot not in changed and not self.graph.has_batch[slot]:
-                return self.values[slot]
-            return changed[slot] if slot in changed else repeat(self.values[slot], samples)
-
-        def write(step, outputs):
-            changed.update(zip(step.writes, outputs, strict=True))
-            if getattr(step.operation, "activity_regularizer", None):
-                regularised.extend((step, output) for output in outputs)
-
-        write(steps[site], [with_mask(b, value(next(iter(steps[site].reads.values()))))])
+        steps, passed, scopes = self.graph.steps, [Passed() for _ in blocks], []
+        value = lambda own, slot: self._value(own, slot, samples)
+        for block, own in zip(blocks, passed, strict=True):
+            scopes.append(self.scope())
+            (slot,) = steps[site].reads.values()
+            own.write(steps[site], [with_mask(block, value(own, slot))])
         for j in self.graph.after[site]:
             if j in noise:
+                (slot,) = steps[j].reads.values()
                 dtype = steps[j].operation.compute_dtype
-                (logits,) = (value(slot) for slot in steps[j].reads.values())
-                (u,) = chain.cycle([noise[j]], samples)
-                u = tf.broadcast_to(u, tf.concat([[samples], tf.shape(u)[1:]], axis=0))
-                units = math.prod(logits.shape[1:])
-                each = lambda x, units=units: tf.reshape(x, [samples, -1, units])
-                b_j = sample(each(tf.cast(tf.cast(logits, dtype), u.dtype)), each(u))
-                b_j = tf.reshape(tf.cast(b_j, dtype), tf.shape(logits))
-                write(steps[j], [with_mask(b_j, logits)])
-            else:
-                write(steps[j], steps[j](value))
-        return [value(slot) for slot in self.graph.outputs], regularised
+                every = [value(own, slot) for own in passed]
+                total = samples * len(blocks)
+                (u,) = chain.cycle([noise[j]], total)
+                u = tf.broadcast_to(u, tf.concat([[total], tf.shape(u)[1:]], axis=0))
+                units = math.prod(every[0].shape[1:])
+                flat = [tf.cast(tf.cast(logits, dtype), u.dtype) for logits in every]
+                flat = [tf.reshape(logits, [samples, -1, units]) for logits in flat]
+                b_j = sample(tf.concat(flat, axis=0), tf.reshape(u, [total, -1, units]))
+                for own, logits, b in zip(passed, every, tf.split(b_j, len(blocks)), strict=True):
+                    b = tf.reshape(tf.cast(b, dtype), tf.shape(logits))
+                    own.write(steps[j], [with_mask(b, logits)])
+                continue
+            for own, scope in zip(passed, scopes, strict=True):
+                with scope:
+                    own.write(steps[j], steps[j](functools.partial(value, own)))
+                    own.losses += scope.losses  # before another call of the layer clears its own
+                    scope.losses.clear()
+        for own in passed:
+            own.outputs = [value(own, slot) for slot in self.graph.outputs]
+        return passed
+
+    def _value(self, own: "Passed", slot: int, samples: int) -> tf.Tensor:
+        if slot in own.values:
+            return own.values[slot]
+        on_path = self.values[slot]
+        return repeat(on_path, samples) if self.graph.has_batch[slot] else on_path
+
+
+class Passed:
+    """What has become of other samples in the steps after them.
+
+    Attributes:
+      values: by slot.
+      outputs: of the model, flat.
+      regularised: pairs of a step with an activity regulariser and what it puts out.
+      losses: that layers have added, those of their activity regularisers included.
+    """
+
+    def __init__(self) -> None:
+        self.values: dict[int, tf.Tensor] = {}
+        self.outputs: list[tf.Tensor] = []
+        self.regularised: list[tuple[Step, tf.Tensor]] = []
+        self.losses: list[tf.Tensor] = []
+
+    def write(self, step: Step, outputs: list[tf.Tensor]) -> None:
+        """Takes a step's outputs."""
+        self.values.update(zip(step.writes, outputs, strict=True))
+        if getattr(step.operation, "activity_regularizer", None):
+            self.regularised.extend((step, output) for output in outputs)
 
 
 def variables(model: keras.Model) -> list[keras.Variable]:
@@ -146,7 +182,7 @@ def penalty(layer: keras.layers.Layer, output: tf.Tensor) -> tf.Tensor:
     return tf.math.divide_no_nan(loss, tf.cast(tf.shape(output)[0], loss.dtype))
 
 
-def _sample(logits: tf.Tensor, u: tf.Tensor) -> tf.Tensor:
+def _sample(logits: tf.Tensor, u: tf.Tensor, sample: Callable[..., tf.Tensor]) -> tf.Tensor:
     """Binary units, whose gradient in the logits is zero; NaN where the logits are."""
-    b = tf.cast(bernoulli.sample(tf.cast(logits, u.dtype), u), logits.dtype)
+    b = tf.cast(sample(tf.cast(logits, u.dtype), u), logits.dtype)
     return with_mask(tf.where(tf.math.is_nan(logits), logits, b), logits)

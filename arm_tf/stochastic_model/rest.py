@@ -105,38 +105,50 @@ class Rest:
         self, b: tf.Tensor, samples: int, noise: dict[int, tf.Tensor], sample: Callable
     ) -> tf.Tensor:
         on_path = self.path.values[self.path.graph.steps[self.site].writes[0]]
-        each = lambda i: self.of_batch(put(on_path, i % self.size, b, i), sample)
-        totals = tf.map_fn(
-            each, tf.range(samples * self.size), fn_output_signature=self.divisor.dtype
-        )
-        return totals - self.of_batch(on_path)
+        base = self.of_batches([on_path])[0]
 
-    def of_batch(self, b: tf.Tensor, sample: Callable = bernoulli.sample) -> tf.Tensor:
-        """The whole loss for other samples b [N, ...] than the path's, a number.
+        def each(n):  # all samples of one row, which an estimator's `sample` may relate
+            rows = [put(on_path, n, b, s * self.size + n) for s in range(samples)]
+            return tf.stack(self.of_batches(rows, sample)) - base
+
+        def one(i):
+            return self.of_batches([put(on_path, i % self.size, b, i)])[0] - base
+
+        dtype = self.divisor.dtype
+        if sample is bernoulli.sample:
+            return tf.map_fn(one, tf.range(samples * self.size), fn_output_signature=dtype)
+        return tf.transpose(tf.map_fn(each, tf.range(self.size), fn_output_signature=dtype))
+
+    def of_batches(
+        self, batches: list[tf.Tensor], sample: Callable = bernoulli.sample
+    ) -> list[tf.Tensor]:
+        """The whole loss for batches of other samples b [N, ...] than the path's, a number each.
 
         Later layers sample with the noise of the path, as they do for the other data.
         """
         noise = {j: u[tf.newaxis] for j, u in self.path.noise.items()}
-        with self.path.scope():
-            outputs, regularised = self.path.rest(self.site, b, 1, noise, sample)
-            total = self.loss.total(self.path.structured(outputs))
-        own = [penalty(step.operation, b) for step, b in regularised if step.is_sampling]
-        return tf.add_n([tf.cast(loss, self.divisor.dtype) for loss in [total, *own]])
+        totals = []
+        for passed in self.path.rest(self.site, batches, 1, noise, sample):
+            own = [(step, b) for step, b in passed.regularised if step.is_sampling]
+            losses = [*passed.losses, *(penalty(step.operation, b) for step, b in own)]
+            with self.path.scope():
+                total = self.loss.total(self.path.structured(passed.outputs), losses)
+            totals.append(tf.cast(total, self.divisor.dtype))
+        return totals
 
     def _outputs(
         self, b: tf.Tensor, samples: int, noise: dict[int, tf.Tensor], sample: Callable
     ) -> tuple[list[tf.Tensor], tf.Tensor]:
         """Outputs [S N, ...] of one pass of all samples, and penalties [S, N]."""
-        with self.path.scope():
-            outputs, regularised = self.path.rest(self.site, b, samples, noise, sample)
+        (passed,) = self.path.rest(self.site, [b], samples, noise, sample)
         total = tf.zeros([samples, self.size], self.divisor.dtype)
-        for step, output in regularised:
+        for step, output in passed.regularised:
             each = lambda row, layer=step.operation: tf.cast(
                 penalty(layer, row[tf.newaxis]), self.divisor.dtype
             )
             penalties = over(each, output, self.divisor.dtype)
             total += tf.reshape(penalties, [samples, self.size]) / tf.cast(self.size, total.dtype)
-        return outputs, total
+        return passed.outputs, total
 
     def _zeros(self) -> tf.Tensor:
         return tf.zeros([self.size], keras.config.floatx())

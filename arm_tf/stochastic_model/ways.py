@@ -65,8 +65,9 @@ def _try(
             made_up(0.0, x),
             loss_model.add_loss,
             lambda layer, logits: tf.constant(rng.uniform(size=logits.shape), logits.dtype),
+            _mean,
         )
-    loss = BatchLoss(loss_model, path.inputs, made_up(None, y), made_up(0.5, weight))
+    loss = BatchLoss(loss_model, made_up(None, y), made_up(0.5, weight))
 
     def draw(shape: Sequence[int]) -> np.ndarray:
         if seed > 0:
@@ -75,6 +76,11 @@ def _try(
         return np.broadcast_to(np.reshape(in_turn, [-1] + [1] * (len(shape) - 1)), shape)
 
     return {site: _way(Rest(path, site, loss), draw) for site in path.graph.after}
+
+
+def _mean(logits: tf.Tensor, u: tf.Tensor) -> tf.Tensor:
+    """In place of samples, so that whatever comes before a stochastic layer is felt after it."""
+    return tf.sigmoid(logits)
 
 
 def _way(rest: Rest, draw: Callable[[Sequence[int]], np.ndarray]) -> int:
@@ -87,11 +93,10 @@ def _way(rest: Rest, draw: Callable[[Sequence[int]], np.ndarray]) -> int:
     rows = range(min(size, _BATCH))
 
     def passed(b):
-        with path.scope() as scope:
-            outputs, regularised = path.rest(rest.site, tf.constant(b), 1, noise)
-            by_keras = sum(not step.is_sampling for step, _ in regularised)
-            has_other_losses = len(scope.losses) > by_keras
-        return outputs, [*outputs, *(output for _, output in regularised)], has_other_losses
+        (found,) = path.rest(rest.site, [tf.constant(b)], 1, noise, _mean)
+        by_keras = sum(not step.is_sampling for step, _ in found.regularised)
+        seen = [*found.outputs, *(output for _, output in found.regularised)]
+        return found.outputs, seen, len(found.losses) > by_keras
 
     def changed(n):
         b = bits.copy()
@@ -101,7 +106,7 @@ def _way(rest: Rest, draw: Callable[[Sequence[int]], np.ndarray]) -> int:
     outputs, seen, has_other_losses = passed(bits)
     changed_passes = [passed(changed(n)) for n in rows]
     alone, moved = _alone(seen, [seen_n for _, seen_n, _ in changed_passes], size)
-    total = lambda b: float(rest.of_batch(tf.constant(b)))
+    total = lambda b: float(rest.of_batches([tf.constant(b)], _mean)[0])
     on_path, divisor = total(bits), float(rest.divisor)
     definition = np.array([divisor * (total(changed(n)) - on_path) for n in rows])
     if not np.isfinite(definition).all() or not definition.any():
@@ -110,7 +115,9 @@ def _way(rest: Rest, draw: Callable[[Sequence[int]], np.ndarray]) -> int:
         return WAYS.index("batch")
 
     def agrees(way):
-        f = lambda *bs: rest(way, tf.reshape(np.stack(bs), [len(bs), size, -1]), noise).numpy()
+        f = lambda *bs: rest(
+            way, tf.reshape(np.stack(bs), [len(bs), size, -1]), noise, _mean
+        ).numpy()
         scale = np.abs(definition).max() * 1e-3
         scale += 1e-5 * divisor * abs(on_path)
         rise = lambda f_other, f_bits: (f_other - f_bits)[: len(rows)]
