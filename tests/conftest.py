@@ -14,8 +14,10 @@ ROOT = pathlib.Path(__file__).parents[1]
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 
-def pytest_configure():
+def pytest_configure(config):
     """Four devices in every process of the tests, for trainings that are shared among them."""
+    if config.getoption("dist", "no") != "no" and not hasattr(config, "workerinput"):
+        return  # xdist's own process, which runs no test
     import tensorflow as tf
 
     four = [tf.config.LogicalDeviceConfiguration()] * 4

@@ -11,19 +11,14 @@ import sys
 
 import numpy as np
 import pytest
-from absl import flags
 from matplotlib.figure import Figure
 
-from arm_tf import cli, figures, files, report, sweep, train
+from arm_tf import cli, figures, files, report, sweep
 from arm_tf.data import readers
 from arm_tf.errors import ConfigError, DataError, RunError
-from arm_tf.report import __main__ as report_program
-from arm_tf.sweep import __main__ as sweep_program
 from arm_tf.sweep import estimate
-from arm_tf.toy import __main__ as toy_program
 from arm_tf.training import run_folder, scheduler, workers
 from arm_tf.training.config import Config
-from arm_tf.variance import __main__ as variance_program
 
 DEEP = "[" * 100_000
 BAD = ["[1]", "null", '"x"', "{}", '{"test_nll": 1}', '{"test_nll": [], "valid_nll": 1}', DEEP,
@@ -36,55 +31,18 @@ RESULT = {
 
 @pytest.fixture
 def command(monkeypatch, capsys):
-    """What a program does with flags: main, define, arguments -> status, stdout, stderr."""
+    """What `cli.run` makes of a program's main; comes back as from `call`."""
 
-    def command(main, define, *arguments, argument=None):
-        values = flags.FlagValues()
-        monkeypatch.setattr(flags, "FLAGS", values)
-        monkeypatch.setattr(cli.config_from_flags, "__defaults__", (values,))
-        define(values)
-        monkeypatch.setattr(
-            cli.app, "run", lambda main, flags_parser: main(flags_parser(["program", *arguments]))
-        )
+    def command(main):
+        monkeypatch.setattr(cli.app, "run", lambda main, flags_parser: main(flags_parser(["x"])))
         status = 0
         try:
-            cli.run(main, argument)
+            cli.run(main)
         except SystemExit as exit:
             status = exit.code
-        output = capsys.readouterr()
-        return status, output.out, output.err
+        return subprocess.CompletedProcess([], status, *capsys.readouterr())
 
     return command
-
-
-def report_flags(values):
-    flags.DEFINE_string("folder", "runs", "", flag_values=values)
-
-
-def toy_flags(values):
-    flags.DEFINE_list("p0", ["0.49"], "", flag_values=values)
-    flags.DEFINE_list("gradient_samples", ["2"], "", flag_values=values)
-    flags.DEFINE_list("estimators", ["reinforce"], "", flag_values=values)
-    flags.DEFINE_integer("iterations", 2, "", flag_values=values)
-    flags.DEFINE_integer("seed", 0, "", flag_values=values)
-    for name in ("step_size", "estimator_learning_rate"):
-        flags.DEFINE_float(name, 1.0, "", flag_values=values)
-    flags.DEFINE_string("out", None, "", flag_values=values)
-
-
-def variance_flags(values):
-    cli.define_flags(values)
-    for name in ("run", "trajectory", "out"):
-        flags.DEFINE_string(name, None, "", flag_values=values)
-    flags.DEFINE_list("estimators", ["arm"], "", flag_values=values)
-    for name in ("evaluations", "draws", "images", "adapt_steps", "rounds"):
-        flags.DEFINE_integer(name, 4, "", flag_values=values)
-
-
-def train_flags(values):
-    cli.define_flags(values)
-    flags.DEFINE_integer("trials", 1, "", flag_values=values)
-    flags.DEFINE_integer("wait_for_workers", 600, "", flag_values=values)
 
 
 def write_run(path, seed=0, result=RESULT, checksum="c", metrics=""):
@@ -97,20 +55,6 @@ def write_run(path, seed=0, result=RESULT, checksum="c", metrics=""):
     (path / "metrics.csv").write_text(metrics, encoding="utf-8")
 
 
-def sweep_flags(values):
-    cli.define_flags(values)
-    for name, default in (("flagfiles", []), ("cells", []), ("estimators", [])):
-        flags.DEFINE_list(name, default, "", flag_values=values)
-    flags.DEFINE_list("learning_rates", ["1e-4"], "", flag_values=values)
-    flags.DEFINE_list("seeds", ["0", "1"], "", flag_values=values)
-    for name in ("paper", "dry_run"):
-        flags.DEFINE_bool(name, False, "", flag_values=values)
-    flags.DEFINE_bool("rates_first", None, "", flag_values=values)
-    flags.DEFINE_string("address", None, "", flag_values=values)
-    flags.DEFINE_integer("workers", 1, "", flag_values=values)
-    flags.DEFINE_integer("retries", 0, "", flag_values=values)
-
-
 @pytest.fixture
 def swept(tmp_path):
     """A folder with the two finished runs of a sweep."""
@@ -121,9 +65,9 @@ def swept(tmp_path):
 
 
 def assert_one_line(outcome, *parts, status=1):
-    assert outcome[0] == status, outcome
-    assert outcome[2].startswith("Error: ") and outcome[2].count("\n") == 1, outcome
-    assert all(part in outcome[2] for part in parts), outcome
+    assert outcome.returncode == status, outcome
+    assert outcome.stderr.startswith("Error: ") and outcome.stderr.count("\n") == 1, outcome
+    assert all(part in outcome.stderr for part in parts), outcome
 
 
 # Disks.
@@ -131,7 +75,7 @@ def assert_one_line(outcome, *parts, status=1):
 
 @pytest.mark.parametrize("name", ["report.md", "report.csv"])
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
-def test_report_that_cannot_be_written(name, number, tmp_path, command, monkeypatch):
+def test_report_that_cannot_be_written(name, number, tmp_path, call, monkeypatch):
     """It has been printed before that, and no half of it stays."""
     write_run(tmp_path / "a")
     replace = os.replace
@@ -142,29 +86,29 @@ def test_report_that_cannot_be_written(name, number, tmp_path, command, monkeypa
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", refuse)
-    outcome = command(report_program.main, report_flags, str(tmp_path), argument="folder")
+    outcome = call("report", tmp_path)
     assert_one_line(outcome, f"Cannot write the folder {tmp_path}: {os.strerror(number)}")
-    assert "| a | 107.25 |" in outcome[1] and not list(tmp_path.glob(".*"))
+    assert "| a | 107.25 |" in outcome.stdout and not list(tmp_path.glob(".*"))
 
 
-def test_report_where_there_is_a_folder_of_its_name(tmp_path, command):
+def test_report_where_there_is_a_folder_of_its_name(tmp_path, call):
     (tmp_path / "report.md").mkdir()
-    outcome = command(report_program.main, report_flags, str(tmp_path), argument="folder")
+    outcome = call("report", tmp_path)
     assert_one_line(outcome, f"Cannot write the folder {tmp_path}: Is a directory")
 
 
 @pytest.mark.parametrize("file", ["traces.csv", "toy.json", "losses.png"])
-def test_toy_that_cannot_be_written(file, tmp_path, command, monkeypatch):
+def test_toy_that_cannot_be_written(file, tmp_path, call, monkeypatch):
     """It has printed its table before that."""
     (tmp_path / file).mkdir()
     monkeypatch.setattr(cli, "load_tensorflow", lambda: None)
-    outcome = command(toy_program.main, toy_flags, f"--out={tmp_path}")
+    outcome = call("toy", "--estimators=reinforce", "--iterations=2", f"--out={tmp_path}")
     assert_one_line(outcome, f"Cannot write the folder {tmp_path}: Is a directory", "--out")
-    assert "reinforce" in outcome[1]
+    assert "reinforce" in outcome.stdout
 
 
 @pytest.mark.parametrize("file", ["variance.csv", "variance.png"])
-def test_variances_that_cannot_be_written(file, tmp_path, command, monkeypatch):
+def test_variances_that_cannot_be_written(file, tmp_path, call, monkeypatch):
     from arm_tf.variance import figures as variance_figures
     from arm_tf.variance import moments
 
@@ -172,17 +116,17 @@ def test_variances_that_cannot_be_written(file, tmp_path, command, monkeypatch):
     monkeypatch.setattr(cli, "load_tensorflow", lambda: None)
     monkeypatch.setattr(moments, "compare", lambda *_: [collections.defaultdict(int)])
     monkeypatch.setattr(variance_figures, "variances", lambda *_: Figure())
-    outcome = command(variance_program.main, variance_flags, f"--out={tmp_path}", "--units=4")
+    outcome = call("variance", f"--out={tmp_path}", "--units=4")
     assert_one_line(outcome, f"Cannot write the folder {tmp_path}: Is a directory", "--out")
-    outcome = command(variance_program.main, variance_flags, "--estimators=")
+    outcome = call("variance", "--estimators=")
     assert_one_line(outcome, "--estimators must name at least one estimator", status=2)
 
 
-def test_sweep_that_cannot_be_written(swept, command):
+def test_sweep_that_cannot_be_written(swept, call):
     (swept / "sweep.md").mkdir()
-    outcome = command(sweep_program.main, sweep_flags, f"--logdir={swept}")
+    outcome = call("sweep", f"--logdir={swept}", "--seeds=0,1", "--learning_rates=1e-4")
     assert_one_line(outcome, f"Cannot write the folder {swept}: Is a directory", "--logdir")
-    assert "| defaults | arm | 0.0001 | 109.50 |" in outcome[1]
+    assert "| defaults | arm | 0.0001 | 109.50 |" in outcome.stdout
 
 
 @pytest.mark.parametrize(
@@ -192,7 +136,7 @@ def test_errors_of_the_system_are_one_line(error, command):
     def main():
         raise error
 
-    outcome = command(main, lambda values: None)
+    outcome = command(main)
     assert_one_line(outcome, error.strerror or "odd", "try again")
 
 
@@ -289,21 +233,22 @@ def test_metrics_without_seconds_are_of_unknown_pace(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"throughput": {"steps": 1}}', DEEP])
-def test_damaged_record_of_a_sweep_is_written_anew(text, swept, command):
+def test_damaged_record_of_a_sweep_is_written_anew(text, swept, call):
     (swept / "sweep.json").write_text(text, encoding="utf-8")
-    status, out, err = command(sweep_program.main, sweep_flags, f"--logdir={swept}")
-    assert (status, err) == (0, "") and "| defaults | arm | 0.0001 | 109.50 | 107.25 ± 0.00" in out
+    outcome = call("sweep", f"--logdir={swept}", "--seeds=0,1", "--learning_rates=1e-4")
+    assert (outcome.returncode, outcome.stderr) == (0, "")
+    assert "| defaults | arm | 0.0001 | 109.50 | 107.25 ± 0.00" in outcome.stdout
     assert files.read_json(swept / "sweep.json")["throughput"]["steps"] == 0
 
 
-def test_finished_run_without_the_checksum_of_its_data_is_named(swept, command):
+def test_finished_run_without_the_checksum_of_its_data_is_named(swept, call):
     file = swept / "glyphs-linear-1-arm-seed1" / "config.json"
     record = files.read_json(file)
     record["data"]["checksum"] = 7
     files.write_json(file, record)
-    outcome = command(sweep_program.main, sweep_flags, f"--logdir={swept}")
+    outcome = call("sweep", f"--logdir={swept}", "--seeds=0,1", "--learning_rates=1e-4")
     assert_one_line(outcome, "config.json cannot be read: glyphs-linear-1-arm-seed1.")
-    assert "| defaults | arm | 0.0001 | 109.50 | 107.25 | 1 |" in outcome[1]
+    assert "| defaults | arm | 0.0001 | 109.50 | 107.25 | 1 |" in outcome.stdout
     with pytest.raises(RunError, match="Cannot read .*config.json"):
         run_folder.check_data(file.parent, Config().load_data())
 
@@ -322,16 +267,16 @@ def test_finished_run_without_the_checksum_of_its_data_is_named(swept, command):
         (f"--name={'9' * 5000}/", "(not first), received '99"),
     ],
 )
-def test_bad_flags_are_one_line(argument, message, command):
-    outcome = command(train.main, train_flags, argument)
+def test_bad_flags_are_one_line(argument, message, call):
+    outcome = call("train", argument)
     assert_one_line(outcome, message, status=2)
-    assert len(outcome[2]) < 1200
+    assert len(outcome.stderr) < 1200
 
 
-def test_value_of_a_negated_flag_in_a_flag_file_of_a_sweep(tmp_path):
+def test_negated_flag_with_a_value_in_a_flag_file_of_a_sweep(tmp_path, call):
     (tmp_path / "x.flags").write_text("--nojit=1\n", encoding="utf-8")
-    with pytest.raises(ConfigError, match="x: --nojit=1 does not take an argument"):
-        sweep.grid([tmp_path / "x.flags"], [])
+    outcome = call("sweep", f"--flagfile={tmp_path / 'x.flags'}")
+    assert_one_line(outcome, "--nojit=1 does not take an argument", status=2)
 
 
 WORKER = '{"cluster": {"worker": ["h:1", "g:2"]}, "task": {"type": "worker", "index": 0}}'
@@ -359,9 +304,9 @@ def test_interrupt_of_a_program_is_one_line(command, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    assert_one_line(command(interrupted, lambda values: None), "interrupted", status=130)
+    assert_one_line(command(interrupted), "interrupted", status=130)
     monkeypatch.setattr(cli, "_parse_flags", interrupted)
-    assert_one_line(command(print, lambda values: None), "interrupted", status=130)
+    assert_one_line(command(print), "interrupted", status=130)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows ends it in another way")

@@ -243,6 +243,7 @@ def test_disk_of_the_events_gets_full(finished, tmp_path, command, before):
     with mounted(tmp_path / "run" / "train", "-t", "tmpfs", "-o", "size=4k", "tmpfs"):
         before("run_steps", lambda: fill(tmp_path / "run" / "train"), step=22)
         assert_one_line(command(config), f"Cannot write the folder {tmp_path}/run", "No space left")
+    assert not tf.summary.scalar("x", 1.0, step=0)  # to no writer, and so without its disk
     assert_goes_on(command(config), config, finished)
 
 

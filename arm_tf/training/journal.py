@@ -2,7 +2,7 @@
 
 import contextlib
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -57,17 +57,31 @@ class Journal:
     def _writing(self) -> contextlib.AbstractContextManager[None]:
         return self._folder.writing(tf.errors.OpError)
 
+    @contextlib.contextmanager
+    def _events(self, writer: str, step: float | None = None) -> Iterator[None]:
+        """Makes a writer TensorFlow's default, to which it writes; one that fails is closed.
+
+        It would stay the default otherwise, since its context cannot flush it then.
+        """
+        with self._writing(), self._writers[writer].as_default(step):
+            try:
+                yield
+                self._writers[writer].flush()
+            except tf.errors.OpError:
+                with contextlib.suppress(tf.errors.OpError):
+                    self._writers[writer].close()
+                raise
+
     def _begin_events(self, failed: bool = False) -> None:
         """Replaces the events of the run itself; of two statuses TensorBoard takes the first."""
         path = self._folder.path
         with self._writing():
             old = list(path.glob("events.out.tfevents.*"))
             self._writers["run"] = tf.summary.create_file_writer(str(path))
-            with self._writers["run"].as_default():
+            with self._events("run"):
                 board.write_settings(self._config)
                 if failed:
                     board.write_failure()
-            self._writers["run"].flush()
             for file in old:
                 file.unlink()
 
@@ -96,7 +110,7 @@ class Journal:
           variances: of the gradients of estimators that are followed, by name.
           steps_per_second: float.
         """
-        with self._writing(), self._writers["train"].as_default(step):
+        with self._events("train", step):
             tf.summary.scalar(_LOSS_TAGS[self._config.objective], loss)
             tf.summary.scalar("training/learning_rate", self._config.learning_rate)
             tf.summary.scalar("training/steps_per_second", steps_per_second)
@@ -112,10 +126,10 @@ class Journal:
         pages = self._pictures() if has_pictures else {}
         with self._writing():
             self._folder.write_metrics(self.metrics)
-            with self._writers["valid"].as_default(row["step"]):
+            with self._events("valid", row["step"]):
                 tf.summary.scalar("bounds/neg_elbo", row["valid_neg_elbo"])
                 tf.summary.scalar("bounds/nll", row["valid_nll"])
-            with self._writers["test"].as_default(row["step"]):
+            with self._events("test", row["step"]):
                 tf.summary.scalar("bounds/neg_elbo", row["test_neg_elbo"])
                 for name, page in pages.items():
                     tf.summary.image(f"images/{name}", page[np.newaxis, :, :, np.newaxis])
@@ -142,12 +156,10 @@ class Journal:
     def write_result(self, result: dict[str, typing.Any]) -> None:
         """Writes the final figures, and with them that the run is finished."""
         with self._writing():
-            with self._writers["test"].as_default(result["best_step"]):
+            with self._events("test", result["best_step"]):
                 tf.summary.scalar("bounds/nll", result["test_nll"])
-            self._writers["test"].flush()
-            with self._writers["run"].as_default():
+            with self._events("run"):
                 board.write_result(result, result["best_step"])
-            self._writers["run"].flush()
             self._folder.write_result(result)
 
 
