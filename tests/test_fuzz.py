@@ -448,6 +448,7 @@ ODD = (
     "0.9,0.9,0.9", "arm,arm", "1e308", "--", "{}", "%s",
 )  # fmt: skip
 USUAL = {
+    "experiment": ["yin_zhou_2019/mnist_static-linear", "yin_zhou_2019/omniglot-two_layers"],
     "encoder_betas": ["0,0", "0.9,0.999", "0.5,0.99999", "0.999999999,0"],
     "decoder_betas": ["0,0", "0.9,0.999", "0.999999999,0.999999999"],
     "logdir": ["runs", "a/b"],
